@@ -1,0 +1,175 @@
+"""Choosing ω: the lowest bias whose price, at its upper confidence limit, fits the budget."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from equipoise.errors import EquipoiseError
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recommended strength.
+
+    Attributes:
+        strength: ω; 0 if no other fits.
+        rule: In words: what was asked for, and why this strength.
+        bias: The bias estimate there (interpolated if ``interpolated``), None if unknown.
+        limits: Upper 95 % limit of each drop there, by name.
+        interpolated: Whether the strength lies between swept ones, where nothing was measured.
+    """
+
+    strength: float
+    rule: str
+    bias: float | None
+    limits: dict[str, float]
+    interpolated: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ``chosen`` object of ``results.json``."""
+        return {
+            "strength": self.strength,
+            "rule": self.rule,
+            "bias": self.bias,
+            "limits": dict(self.limits),
+            "interpolated": self.interpolated,
+        }
+
+
+def choose_strength(
+    rows: Sequence[Row],
+    max_drop: float,
+    *,
+    interpolate: bool = False,
+    metric: str = "per_occupation_bias",
+) -> Choice:
+    """Pick the lowest bias among the strengths that fit a budget.
+
+    A strength fits if the paired drop of every capability and of the unambiguous accuracy has an
+    upper 95 % limit ≤ ``max_drop``. What the task cannot tell (a null metric) is no constraint; a
+    metric without a drop is one that cannot be met.
+
+    Args:
+        rows: ``sweep`` rows (:func:`~equipoise.fairness.summarise`), in any order.
+        max_drop: The budget, as a share (.01 is one point).
+        interpolate: Also consider the strengths between two swept ones, taking the bias and the
+            limits as linear in between.
+        metric: The bias to lower.
+
+    Returns:
+        The choice. Of equal estimates the one with the lower upper limit, then the smaller
+        strength. Strength 0 where nothing fits, nothing was measured, or nothing is better.
+
+    Raises:
+        EquipoiseError: ``max_drop`` is not a number in [0, 1].
+    """
+    if not 0 <= max_drop <= 1:
+        raise EquipoiseError(f"a capability drop of {max_drop} is not a share in [0, 1]")
+    points = _points(rows, metric)
+    asked = f"lowest {metric} with upper 95 % limits of the drops ≤ {max_drop:g}"
+    stay = next((p for p in points if p.strength == 0), _Point(0.0, None, None, {}))
+
+    def none(why: str) -> Choice:
+        return Choice(0.0, f"{asked}: {why}; strength 0 recommended", stay.bias, {})
+
+    known = [p for p in points if p.bias is not None]
+    steered = [p for p in known if p.strength != 0]
+    if not steered:
+        return none(f"{metric} is known at no strength but 0")
+    if not any(p.limits for p in steered):
+        return none("no capability and no unambiguous accuracy was measured")
+    candidates = [p for p in known if p.strength == 0 or p.fits(max_drop)]
+    if interpolate:
+        for left, right in itertools.pairwise(known):
+            candidates += _between(left, right, max_drop)
+    if all(p.strength == 0 for p in candidates):
+        return none(_closest(steered))
+    best = min(candidates, key=lambda p: (p.bias, p.high, p.strength))
+    if best.strength == 0:
+        return none("no strength that fits lowers the bias")
+    inside = best.strength not in {p.strength for p in known}
+    limits = {name: limit for name, limit in best.limits.items() if limit is not None}
+    worst = max(limits, key=limits.__getitem__)
+    rule = f"{asked}: the largest is {worst}'s, {limits[worst]:.4f}"
+    if inside:
+        rule += " (interpolated between swept strengths, not measured)"
+    return Choice(best.strength, rule, best.bias, limits, inside)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What the choice needs of a row; a limit of None is a drop that was not measured."""
+
+    strength: float
+    bias: float | None
+    high: float | None
+    limits: dict[str, float | None]
+
+    def fits(self, max_drop: float) -> bool:
+        return all(limit is not None and limit <= max_drop for limit in self.limits.values())
+
+
+def _points(rows: Sequence[Row], metric: str) -> list[_Point]:
+    """The rows by rising strength, each with a limit for every metric that any row measures."""
+    measured = [
+        {"unambiguous_accuracy": row.get("unambiguous_accuracy"), **(row.get("capability") or {})}
+        for row in rows
+    ]
+    names = sorted({name for values in measured for name, value in values.items() if value})
+    points = []
+    for row, values in zip(rows, measured, strict=True):
+        strength, bias = float(row["strength"]), row.get(metric) or {}
+        limits: dict[str, float | None] = {
+            name: ((values.get(name) or {}).get("drop") or {}).get("high") for name in names
+        }
+        if strength == 0:  # The base against itself.
+            limits = dict.fromkeys(names, 0.0)
+        points.append(_Point(strength, bias.get("estimate"), bias.get("high"), limits))
+    return sorted(points, key=lambda point: point.strength)
+
+
+def _between(left: _Point, right: _Point, max_drop: float) -> list[_Point]:
+    """The ends of the part of a segment that fits: a linear bias is lowest at one of them."""
+    start, stop = 0.0, 1.0
+    for at, to in zip(left.limits.values(), right.limits.values(), strict=True):
+        if at is None or to is None:
+            return []
+        if max(at, to) <= max_drop:
+            continue
+        if min(at, to) > max_drop:
+            return []
+        crossing = (max_drop - at) / (to - at)
+        start, stop = (start, min(stop, crossing)) if to > at else (max(start, crossing), stop)
+    return [_mix(left, right, share) for share in {start, stop} if start <= stop and 0 < share < 1]
+
+
+def _mix(left: _Point, right: _Point, share: float) -> _Point:
+    def line(at: float | None, to: float | None) -> float | None:
+        return None if at is None or to is None else at + share * (to - at)
+
+    return _Point(
+        left.strength + share * (right.strength - left.strength),
+        line(left.bias, right.bias),
+        line(left.high, right.high),
+        {name: line(limit, right.limits[name]) for name, limit in left.limits.items()},
+    )
+
+
+def _closest(steered: Sequence[_Point]) -> str:
+    """Why no strength fits: the one that misses by least, and what it misses."""
+    unmeasured = sorted({n for p in steered for n, limit in p.limits.items() if limit is None})
+    measured = [p for p in steered if None not in p.limits.values()]
+    if not measured:
+        return f"the drop of {', '.join(unmeasured)} was not measured against strength 0"
+    tops = [(max((limit, name) for name, limit in p.limits.items() if limit is not None), p)
+            for p in measured]  # fmt: skip
+    (limit, name), point = min(tops, key=lambda top: (top[0][0], top[1].strength))
+    return (
+        f"no swept strength fits; the nearest, {point.strength:g}, has {limit:.4f} for {name} "
+        "(fewer items give wider limits)"
+    )

@@ -1,0 +1,162 @@
+"""What a steering must not cost: capabilities by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from equipoise.errors import EquipoiseError
+from equipoise.tasks.catalogue import Catalogue, call_with_options
+from equipoise.tasks.documents import Document, read_documents
+from equipoise.tasks.item import SPLITS, Item, Split
+from equipoise.tasks.jsonl import read_jsonl
+from equipoise.tasks.mmlu import HUB_ID, load_mmlu
+from equipoise.tasks.registry import find_data
+from equipoise.tasks.splits import unit_hash
+from equipoise.tasks.subset import take_evenly
+
+SKILLS = Path(__file__).parent / "data" / "skills.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """Something a model can do, measured beside its bias.
+
+    Its ``train`` part may serve as anchors of a fit, ``validation`` to choose by; ``test`` is for
+    the report.
+
+    Attributes:
+        name: As in ``results.json``.
+        kind: ``accuracy`` on items, or ``perplexity`` on documents.
+        items: Questions with a right answer (``accuracy``).
+        documents: Texts (``perplexity``).
+    """
+
+    name: str
+    kind: Literal["accuracy", "perplexity"]
+    items: tuple[Item, ...] = ()
+    documents: tuple[Document, ...] = ()
+
+    def questions(self, split: Split) -> tuple[Item, ...]:
+        """The items of a split."""
+        return tuple(item for item in self.items if item.split == split)
+
+    def texts(self, split: Split) -> tuple[str, ...]:
+        """The texts of the documents of a split."""
+        return tuple(document.text for document in self.documents if document.split == split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapabilitySource:
+    """A capability that can be asked for as ``NAME`` or ``NAME:PATH``.
+
+    Attributes:
+        name: The name.
+        description: One line on what it measures.
+        origin: One line on where its data come from.
+        load: Called with its own options by keyword, and with ``path`` (a path, or None where
+            there is none) if it takes one.
+        takes_path: Whether it reads from a path.
+        needs_path: Whether it has nothing to load without one.
+    """
+
+    name: str
+    description: str
+    origin: str
+    load: Callable[..., Capability]
+    takes_path: bool = False
+    needs_path: bool = False
+
+
+def _load_skills() -> Capability:
+    task = read_jsonl(SKILLS)
+    return Capability(name="builtin", kind="accuracy", items=task.items)
+
+
+def _load_perplexity(path: Path) -> Capability:
+    documents = read_documents(path)
+    return Capability(name=f"perplexity:{path.name}", kind="perplexity", documents=documents)
+
+
+def _load_mmlu(path: Path | None, *, shots: int = 0) -> Capability:
+    return Capability(name="mmlu", kind="accuracy", items=load_mmlu(path, shots=shots))
+
+
+_CAPABILITIES = Catalogue(
+    "equipoise.capabilities",
+    "capability",
+    CapabilitySource,
+    [
+        CapabilitySource(
+            name="builtin",
+            description="toy skills of the bundled model: facts, tracking, comparison, ...",
+            origin="in the package; our own questions",
+            load=_load_skills,
+        ),
+        CapabilitySource(
+            name="perplexity",
+            description="perplexity on a text file, or on a JSON list of documents",
+            origin="perplexity:FILE",
+            load=_load_perplexity,
+            takes_path=True,
+            needs_path=True,
+        ),
+        CapabilitySource(
+            name="mmlu",
+            description="MMLU: 15,858 four-choice questions on 57 subjects",
+            origin=f"mmlu:DIR, $EQUIPOISE_DATA/mmlu, or the hub ({HUB_ID}); MIT",
+            load=_load_mmlu,
+            takes_path=True,
+        ),
+    ],
+)
+
+
+def list_capabilities() -> list[tuple[str, str, str]]:
+    """Name, one-line description and origin of the data of every known capability."""
+    return [(source.name, source.description, source.origin) for source in _CAPABILITIES]
+
+
+def load_capability(
+    spec: str, *, seed: int = 0, limit: int | None = None, **options: Any
+) -> Capability:
+    """Load a capability.
+
+    Args:
+        spec: ``NAME`` or ``NAME:PATH``, a name of ``list_capabilities()``.
+        seed: Seed of what ``limit`` draws.
+        limit: Keep at most this many items (evenly over skills or subjects) or documents of each
+            split.
+        **options: Options of the capability itself (``shots`` of mmlu).
+
+    Raises:
+        EquipoiseError: Unknown name or option, missing path, or data that cannot be read.
+    """
+    name, _, place = spec.partition(":")
+    source = _CAPABILITIES.get(name)
+    if place and not source.takes_path:
+        raise EquipoiseError(f"capability {name!r} takes no path: {source.origin}")
+    path = find_data(name, place or None) if source.takes_path else None
+    if path is None and source.needs_path:
+        raise EquipoiseError(f"capability {name!r} needs a path: {name}:PATH")
+    given = {"path": path} if source.takes_path else {}
+    capability = call_with_options(source.load, f"capability {name!r}", options, **given)
+    return capability if limit is None else _limited(capability, limit, seed)
+
+
+def _limited(capability: Capability, limit: int, seed: int) -> Capability:
+    if limit < 1:
+        raise EquipoiseError(f"limit must be 1 or more, got {limit}")
+    items: list[Item] = []
+    kept: set[Document] = set()
+    for split in SPLITS:
+        items += take_evenly(capability.questions(split), limit, seed=seed)
+        ranked = sorted(
+            (document for document in capability.documents if document.split == split),
+            key=lambda document: unit_hash("subset", seed, document.text),
+        )
+        kept.update(ranked[:limit])
+    documents = tuple(document for document in capability.documents if document in kept)
+    return replace(capability, items=tuple(items), documents=documents)

@@ -1,0 +1,69 @@
+"""Documents for perplexity, from a plain text file or a JSON list."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from equipoise.errors import EquipoiseError
+from equipoise.tasks.files import read_text
+from equipoise.tasks.item import Split
+
+LONGEST = 2000  # characters: some 500 tokens, within any model's context
+_TRAIN, _VALIDATION = 0.4, 0.2
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and its split (``train`` documents serve as anchors)."""
+
+    text: str
+    split: Split
+
+
+def read_documents(path: Path) -> tuple[Document, ...]:
+    """Read documents: the first 40 % are train, the next 20 % validation, the rest test.
+
+    A ``.json`` file holds a list of texts; any other file is cut into texts at its blank lines.
+    Texts of more than 2000 characters are cut at white space.
+
+    Raises:
+        EquipoiseError: Unreadable, not UTF-8, not a JSON list of texts, or without any text.
+    """
+    text = read_text(path)
+    whole = _json_list(path, text) if path.suffix == ".json" else re.split(r"\n\s*\n", text)
+    pieces = [piece for document in whole for piece in _cut(document.strip())]
+    if not pieces:
+        raise EquipoiseError(f"{path}: the file holds no text")
+    train, validation = round(_TRAIN * len(pieces)), round((_TRAIN + _VALIDATION) * len(pieces))
+    return tuple(
+        Document(piece, "train" if i < train else "validation" if i < validation else "test")
+        for i, piece in enumerate(pieces)
+    )
+
+
+def _json_list(path: Path, text: str) -> list[str]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EquipoiseError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); is it cut off?"
+        ) from None
+    except (ValueError, RecursionError):
+        raise EquipoiseError(f"{path}: not a JSON list of texts") from None
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise EquipoiseError(f"{path}: expected a JSON list of texts")
+    return value
+
+
+def _cut(text: str) -> list[str]:
+    """Pieces of at most LONGEST characters; a longer stretch without white space is cut anyway."""
+    pieces = []
+    while len(text) > LONGEST:
+        spaces = [m.start() for m in re.finditer(r"\s", text[: LONGEST + 1])]
+        end = spaces[-1] if spaces else LONGEST
+        pieces.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*pieces, text] if text else pieces

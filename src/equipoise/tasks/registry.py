@@ -1,0 +1,151 @@
+"""Tasks by name or file: what there is, and where its data come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equipoise.errors import EquipoiseError
+from equipoise.tasks import coreference, pronouns, synthbias, winobias
+from equipoise.tasks.catalogue import Catalogue, call_with_options
+from equipoise.tasks.item import Task
+from equipoise.tasks.jsonl import read_jsonl
+from equipoise.tasks.subset import subset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """A task that can be asked for by name.
+
+    Attributes:
+        name: The name.
+        description: One line on what it measures.
+        origin: One line on where its data come from.
+        build: Called with the task's own options by keyword, and with ``data`` (a path, or None
+            where there is none) if it takes data; returns the Task.
+        takes_data: Whether it reads data from a path.
+        needs_data: What to get and from where, for the message when there is no path; None where
+            ``build`` does without, from the hub for instance.
+    """
+
+    name: str
+    description: str
+    origin: str
+    build: Callable[..., Task]
+    takes_data: bool = False
+    needs_data: str | None = None
+
+
+_TASKS = Catalogue(
+    "equipoise.tasks",
+    "task",
+    TaskSource,
+    [
+        TaskSource(
+            name="coreference",
+            description="who does the pronoun refer to? occupation pairs, he/she twins",
+            origin="in the package; our own sentences",
+            build=coreference.build,
+        ),
+        TaskSource(
+            name="pronouns",
+            description='he or she after "The nurse said that"? a cloze for base models',
+            origin="in the package; labour statistics decide pro and anti",
+            build=pronouns.build,
+        ),
+        TaskSource(
+            name="synthbias",
+            description="SynthBias: 31,728 coreference sentences over 40 occupations",
+            origin="data folder; CC BY-NC-ND 4.0, evaluation only",
+            build=synthbias.build,
+            takes_data=True,
+            needs_data=f"the file {synthbias.FILE} of github.com/apple/ml-synthbias",
+        ),
+        TaskSource(
+            name="winobias",
+            description="WinoBias: 3,168 resolvable coreference sentences, no ambiguous ones",
+            origin=f"data folder, or the hub ({winobias.HUB_ID}); MIT",
+            build=winobias.build,
+            takes_data=True,
+        ),
+    ],
+)
+
+
+def list_tasks() -> list[tuple[str, str, str]]:
+    """Name, one-line description and origin of the data of every known task."""
+    return [(source.name, source.description, source.origin) for source in _TASKS]
+
+
+def load_task(
+    name_or_file: str | Path,
+    *,
+    data: str | Path | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    **options: Any,
+) -> Task:
+    """Load a task by name, or from a task file.
+
+    Args:
+        name_or_file: A name of ``list_tasks()``, or a file of the contract.
+        data: Where a named task's data lie; else ``$EQUIPOISE_DATA/NAME``, else the hub.
+        seed: Seed of the subset that ``limit`` draws. Splits never depend on it.
+        limit: Keep about this many items: whole twins, evenly over occupations and in the
+            proportions of the splits.
+        **options: Options of the task itself.
+
+    Raises:
+        EquipoiseError: Unknown name or option, missing data, or data that cannot be read.
+    """
+    if is_file(name_or_file):
+        if data is not None:
+            raise EquipoiseError(f"{name_or_file}: a task file takes no data path")
+        task = call_with_options(
+            read_jsonl, f"task file {name_or_file}", options, path=Path(name_or_file)
+        )
+    else:
+        source = _TASKS.get(str(name_or_file))
+        given = {"data": _data_of(source, data)} if source.takes_data else {}
+        if data is not None and not given:
+            raise EquipoiseError(f"task {source.name!r} takes no data path: {source.origin}")
+        task = call_with_options(source.build, f"task {source.name!r}", options, **given)
+    return task if limit is None else subset(task, limit, seed=seed)
+
+
+def is_file(name_or_file: str | Path) -> bool:
+    """Whether a task argument means a file rather than a name."""
+    text = str(name_or_file)
+    if isinstance(name_or_file, Path) or os.sep in text or text.endswith((".jsonl", ".json")):
+        return True
+    return text not in _TASKS and Path(text).is_file()
+
+
+def find_data(name: str, data: str | Path | None) -> Path | None:
+    """The path given, else ``$EQUIPOISE_DATA/NAME`` if it exists, else None.
+
+    Raises:
+        EquipoiseError: The path given does not exist.
+    """
+    if data is not None:
+        path = Path(data).expanduser()
+        if not path.exists():
+            raise EquipoiseError(f"{path}: no such file or folder (data of {name!r})")
+        return path
+    folder = os.environ.get("EQUIPOISE_DATA")
+    if folder and (path := Path(folder).expanduser() / name).exists():
+        return path
+    return None
+
+
+def _data_of(source: TaskSource, data: str | Path | None) -> Path | None:
+    path = find_data(source.name, data)
+    if path is None and source.needs_data is not None:
+        raise EquipoiseError(
+            f"task {source.name!r} needs {source.needs_data}: give its place with --data PATH, "
+            f"or set EQUIPOISE_DATA to a folder that holds {source.name}/"
+        )
+    return path

@@ -1,0 +1,84 @@
+"""Smaller tasks for quick looks: whole twins, evenly over contexts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from equipoise.errors import EquipoiseError
+from equipoise.tasks.item import Item, Split, Task
+from equipoise.tasks.splits import unit_hash
+
+
+def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
+    """At most ``limit`` items of a task, in its order.
+
+    Each (split, ambiguous or not) keeps its share of the items. Within it the contexts (of
+    ``unseen``: the held-out ones) come about equally often, however long their tail.
+
+    Raises:
+        EquipoiseError: ``limit`` is below 1, or so low that nothing would be left.
+    """
+    if limit < 1:
+        raise EquipoiseError(f"limit must be 1 or more, got {limit}")
+    if limit >= len(task.items):
+        return task
+    cells: dict[tuple[Split, bool], list[Item]] = defaultdict(list)
+    for twin in _twins(task.items).values():
+        cells[twin[0].split, twin[0].ambiguous] += twin
+    kept: set[str] = set()
+    for (split, _), items in cells.items():
+        turns = task.held_out_contexts if split == "unseen" else None
+        quota = limit * len(items) // len(task.items)
+        kept |= {item.id for item in take_evenly(items, quota, seed=seed, contexts=turns)}
+    if not kept:
+        raise EquipoiseError(f"limit {limit} leaves no whole twin of task {task.name!r}")
+    return task.with_items(item for item in task.items if item.id in kept)
+
+
+def take_evenly(
+    items: Collection[Item], quota: int, *, seed: int, contexts: Collection[str] | None = None
+) -> list[Item]:
+    """At most ``quota`` of the items: whole twins, always one of the context least spoken about.
+
+    Args:
+        items: The items, of one split.
+        quota: How many at most.
+        seed: Which twins of a context are taken is a hash of seed and twin.
+        contexts: Those that count; None: all.
+    """
+    twins = _twins(items)
+    if contexts is None:
+        contexts = _contexts(items)
+    queues: dict[str, list[str]] = {context: [] for context in sorted(contexts)}
+    for twin in sorted(twins, key=lambda name: unit_hash("subset", seed, name), reverse=True):
+        for context in _contexts(twins[twin]) & set(queues):
+            queues[context].append(twin)
+    said = dict.fromkeys(queues, 0)
+    taken: set[str] = set()
+    size = 0
+    while queues:
+        context = min(queues, key=said.__getitem__)
+        if not queues[context]:
+            del queues[context]
+            continue
+        twin = queues[context].pop()
+        if twin in taken or size + len(twins[twin]) > quota:
+            continue
+        taken.add(twin)
+        size += len(twins[twin])
+        for named in _contexts(twins[twin]) & set(said):
+            said[named] += 1
+    return [item for item in items if (item.twin or item.id) in taken]
+
+
+def _twins(items: Collection[Item]) -> dict[str, list[Item]]:
+    twins: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        twins[item.twin or item.id].append(item)
+    return twins
+
+
+def _contexts(items: Collection[Item]) -> set[str]:
+    """What the items speak about; those that name nothing share the empty context."""
+    return {context for item in items for context in item.contexts or ("",)}

@@ -1,0 +1,196 @@
+"""A row of results.json, and the strength chosen from several."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fairness_tables import grouped, quiz, sided
+
+from equipoise.errors import EquipoiseError
+from equipoise.fairness import accuracy, assert_finite, choose_strength, summarise
+
+CONTRACT = {
+    "per_occupation_bias": {"estimate", "low", "high", "plug_in", "parity"},
+    "per_occupation_bias_greedy": {"estimate", "low", "high", "plug_in", "parity"},
+    "per_occupation_bias_answered": {"estimate", "low", "high", "plug_in", "parity"},
+    "stereotype_gap": {"estimate", "low", "high"},
+    "twins": {"distance", "greedy_flips"},
+    "shares": {"first_option", "classes"},
+    "unambiguous_accuracy": {"estimate", "low", "high", "answered_only", "coverage"},
+    "abstention": {"estimate", "low", "high"},
+}
+
+
+def table(seed: int = 0, **fields: Any) -> Any:
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"o{o}", f"{o}/{t}", rng.dirichlet((3, 2, 1)))
+        for o in range(10)
+        for t in range(6)
+        for _ in range(2)
+    ]
+    return sided(rows, **fields)
+
+
+def test_a_row_has_the_keys_of_the_contract() -> None:
+    ambiguous = table(strength=0.4, kl=np.full(120, 0.1))
+    right = [True] * 28 + [False] * 2
+    row = summarise(
+        ambiguous,
+        quiz(right, strength=0.4),
+        base_unambiguous=quiz([True] * 30),
+        capability={"toy": accuracy(quiz(right, strength=0.4), quiz(right)) or {}},
+        anchor_kl=0.01,
+    )
+    for name, keys in CONTRACT.items():
+        assert keys | {"n"} <= row[name].keys(), name
+    assert row["strength"] == 0.4
+    assert row["kl"] == {"ambiguous": pytest.approx(0.1), "anchor": 0.01}
+    assert row["per_occupation_bias"]["contexts"] == len(row["by_occupation"]) == 10
+    assert row["per_occupation_bias"]["twins"] == 60
+    assert {"n", "pro", "anti", "abstain"} <= row["by_occupation"]["o3"].keys()
+    assert row["unambiguous_accuracy"]["drop"]["estimate"] == pytest.approx(2 / 30)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_what_cannot_be_told_is_null() -> None:
+    row = summarise(sided([("o", f"t{n}", (0, 0, 1)) for n in range(6)]))
+    for name in CONTRACT:
+        if name.startswith("per_occupation") or name in {"unambiguous_accuracy", "twins"}:
+            assert row[name] is None, name
+    assert row["abstention"]["estimate"] == 1
+    assert row["kl"] == {"ambiguous": None, "anchor": None}
+    empty = summarise(table().subset([]))
+    assert all(empty[name] is None for name in CONTRACT)
+    assert empty["by_occupation"] == {}
+    json.dumps([row, empty], allow_nan=False)
+
+
+def test_groups_fill_the_row_too() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(f"o{n % 3}", f"t{n}", rng.dirichlet((1, 2, 1))) for n in range(30)]
+    row = summarise(grouped(rows, ("a", "b", "c")), target={"a": 1, "b": 2, "c": 1})
+    assert row["stereotype_gap"] is None
+    assert row["by_occupation"]["o0"]["groups"].keys() == {"a", "b", "c"}
+    unwanted = summarise(grouped(rows, ("a", "b", "c")))["per_occupation_bias"]
+    assert row["per_occupation_bias"]["plug_in"] < unwanted["plug_in"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_nan_leaves(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"row\.a\[1\]\.b is"):
+        assert_finite({"a": [1, {"b": bad}]}, "row")
+
+
+def test_only_json_leaves() -> None:
+    for odd in (np.float64(1), np.int64(1), {1: 2}, object()):
+        with pytest.raises(TypeError):
+            assert_finite({"x": odd})
+    assert assert_finite({"x": [None, True, 1, 0.5, "s", (1,)]}) == {
+        "x": [None, True, 1, 0.5, "s", (1,)]
+    }
+
+
+def row(strength: float, bias: float | None, **limits: float | None) -> dict[str, Any]:
+    """A sweep row; ``unambiguous`` is that accuracy's limit, every other name a capability's."""
+    drops: dict[str, Any] = {
+        name: {"drop": None if limit is None else {"high": limit}} for name, limit in limits.items()
+    }
+    return {
+        "strength": strength,
+        "per_occupation_bias": None if bias is None else {"estimate": bias, "high": bias + 0.05},
+        "unambiguous_accuracy": drops.pop("unambiguous", None),
+        "capability": drops,
+    }
+
+
+SWEEP = [
+    row(1.0, 0.02, toy=0.03, unambiguous=0.004),
+    row(0.0, 0.5, toy=0.0, unambiguous=0.0),
+    row(0.8, 0.1, toy=0.008, unambiguous=0.006),
+    row(0.4, 0.3, toy=0.004, unambiguous=0.009),
+]
+
+
+def test_lowest_bias_within_the_budget() -> None:
+    choice = choose_strength(SWEEP, 0.01)
+    assert (choice.strength, choice.bias, choice.interpolated) == (0.8, 0.1, False)
+    assert choice.limits == {"toy": 0.008, "unambiguous_accuracy": 0.006}
+    assert "≤ 0.01" in choice.rule
+    assert "toy's, 0.0080" in choice.rule
+    assert choose_strength(SWEEP, 0.05).strength == 1.0
+    # At .007 the toy skill rules out .8 and the unambiguous accuracy rules out .4.
+    assert choose_strength(SWEEP, 0.007).strength == 0
+
+
+def test_none_fits() -> None:
+    choice = choose_strength(SWEEP, 0.001)
+    assert (choice.strength, choice.bias) == (0.0, 0.5)
+    assert "no swept strength fits; the nearest, 0.8, has 0.0080 for toy" in choice.rule
+    assert "strength 0 recommended" in choice.rule
+
+
+def test_interpolation_goes_to_where_the_budget_is_spent() -> None:
+    choice = choose_strength(SWEEP, 0.01, interpolate=True)
+    share = (0.01 - 0.008) / (0.03 - 0.008)
+    assert choice.interpolated
+    assert choice.strength == pytest.approx(0.8 + 0.2 * share)
+    assert choice.bias == pytest.approx(0.1 - 0.08 * share)
+    assert choice.limits["toy"] == pytest.approx(0.01)
+    assert "not measured" in choice.rule
+    # The best end of a feasible middle part: .4 fails, .8 fails, .6 would do.
+    middle = [row(0.0, 0.5, a=0, b=0), row(0.4, 0.3, a=0.0, b=0.02), row(0.8, 0.1, a=0.02, b=0.0)]
+    inside = choose_strength(middle, 0.012, interpolate=True)
+    assert inside.strength == pytest.approx(0.4 + 0.4 * 0.6)
+    assert choose_strength(middle, 0.012).strength == 0
+    assert choose_strength(SWEEP, 0.05, interpolate=True).strength == 1.0
+
+
+def test_an_unmeasured_drop_never_fits() -> None:
+    sweep = [row(0.0, 0.5, toy=0.0), row(0.5, 0.1, toy=None), row(1.0, 0.2, toy=0.005)]
+    for interpolate in (False, True):
+        assert choose_strength(sweep, 0.01, interpolate=interpolate).strength == 1.0
+    sweep[1]["capability"] = {}
+    assert choose_strength(sweep, 0.01).strength == 1.0
+    unmeasured = choose_strength([sweep[0], row(0.5, 0.1, toy=None)], 0.01)
+    assert unmeasured.strength == 0
+    assert "toy was not measured" in unmeasured.rule
+    nothing = choose_strength([row(0.0, 0.5), row(1.0, 0.1)], 0.01)
+    assert nothing.strength == 0
+    assert "no capability and no unambiguous accuracy was measured" in nothing.rule
+
+
+def test_ties_go_to_the_smaller_strength_and_0_stays_if_nothing_is_better() -> None:
+    tied = [row(0.0, 0.4, toy=0), row(0.6, 0.1, toy=0), row(0.8, 0.1, toy=0)]
+    assert choose_strength(tied, 0.01).strength == 0.6
+    worse = choose_strength([row(0.0, 0.1, toy=0), row(1.0, 0.3, toy=0)], 0.01)
+    assert worse.strength == 0
+    assert "no strength that fits lowers the bias" in worse.rule
+
+
+def test_undefined_biases_and_bad_budgets() -> None:
+    undefined = choose_strength([row(0.0, 0.4, toy=0), row(1.0, None, toy=0)], 0.01)
+    assert undefined.strength == 0
+    assert choose_strength([], 0.01).bias is None
+    for budget in (-0.1, 1.5, math.nan):
+        with pytest.raises(EquipoiseError, match="not a share"):
+            choose_strength(SWEEP, budget)
+
+
+def test_real_rows_are_chosen_from() -> None:
+    """What summarise writes is what choose_strength reads."""
+    base = quiz([True] * 300)
+    rows = []
+    for strength, seed in ((0.0, 0), (1.0, 1)):
+        ambiguous = table(seed, strength=strength)
+        if strength:
+            ambiguous = replace(ambiguous, scores=ambiguous.scores * 0.01)
+        unambiguous = replace(base, scores=base.scores * (1 + strength / 10), strength=strength)
+        rows.append(summarise(ambiguous, unambiguous, base_unambiguous=base))
+    assert choose_strength(rows, 0.01).strength == 1.0
+    assert choose_strength(rows, 0.005).strength == 0.0

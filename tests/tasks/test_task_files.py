@@ -1,0 +1,253 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.errors import EquipoiseError
+from equipoise.tasks import SPLITS, Item, Task, read_jsonl, write_jsonl
+
+ROW = {
+    "id": "w12a",
+    "context": "nurse",
+    "prompt": "Who is meant?",
+    "options": ["the nurse", "the doctor", "cannot tell"],
+    "sides": ["pro", "anti", "abstain"],
+    "answer": None,
+    "twin": "w12",
+    "classes": ["female-list", "male-list", None],
+    "attribute": ["she", "her"],
+}
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def fails(path, *, line=None):
+    """The message, which must be one line that starts with the file (and line)."""
+    with pytest.raises(EquipoiseError) as caught:
+        read_jsonl(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}:{line}: " if line else f"{path}: ")
+    return message
+
+
+def test_reads_the_contract_example(tmp_path):
+    (tmp_path / "rel").mkdir()
+    (tmp_path / "rel" / "path.png").touch()
+    path = write(tmp_path / "mine.jsonl", {**ROW, "images": ["rel/path.png"], "split": "test"})
+    task = read_jsonl(path)
+    assert task.name == "mine"
+    (item,) = task.items
+    assert item == Item(
+        id="w12a",
+        contexts=("nurse",),
+        prompt="Who is meant?",
+        options=("the nurse", "the doctor", "cannot tell"),
+        sides=("pro", "anti", "abstain"),
+        answer=None,
+        twin="w12",
+        classes=("female-list", "male-list", None),
+        attribute=("she", "her"),
+        images=(str(tmp_path / "rel" / "path.png"),),
+        split="test",
+    )
+
+
+def test_optional_fields_have_defaults(tmp_path):
+    row = {"prompt": "2 + 2 =", "options": ["4", "5"], "answer": 0}
+    (first, second) = read_jsonl(write(tmp_path / "t.jsonl", row, row)).items
+    assert (first.id, first.twin, first.contexts) == ("line-1", "line-1", ())
+    assert second.id == "line-2"
+
+
+def test_context_may_be_a_list_and_groups_replace_sides(tmp_path):
+    row = {
+        "context": ["nurse", "mechanic", "nurse"],
+        "prompt": "?",
+        "options": ["a", "b", "c"],
+        "groups": ["black_woman", "white_man", None],
+    }
+    path = write(tmp_path / "t.jsonl", row)
+    task = read_jsonl(path, target={"black_woman": 0.25, "white_man": 0.75})
+    assert task.items[0].contexts == ("nurse", "mechanic")
+    assert task.items[0].abstains == (False, False, True)
+    assert task.target == {"black_woman": 0.25, "white_man": 0.75}
+    for target in ({"black_woman": 1.0}, {"black_woman": 0.5, "white_man": 0.6}):
+        with pytest.raises(EquipoiseError, match="target"):
+            read_jsonl(path, target=target)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": ...}, "missing field 'prompt'"),
+        ({"options": ...}, "missing field 'options'"),
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": 7}, "prompt should be a valid string, got 7"),
+        ({"prompt": "\ud800"}, "half a character"),
+        ({"options": ["only"]}, "two or more"),
+        ({"options": ["x", " ", "y"]}, r"options\[1\] is empty"),
+        ({"options": ["x", "y", " x "]}, "options 0 and 2 are equal"),
+        ({"options": ["x", 3, "y"]}, r"options\[1\] should be a valid string, got 3"),
+        ({"answer": 3}, "answer 3 is out of range: 3 options"),
+        ({"answer": -1}, "out of range"),
+        ({"answer": True}, "answer should be a valid integer, got True"),
+        ({"sides": ["pro", "anti"]}, "sides has 2 entries for 3 options"),
+        ({"classes": ["a"]}, "classes has 1 entries for 3 options"),
+        ({"sides": None, "groups": ["a", "b"]}, "groups has 2 entries"),
+        ({"sides": ["pro", "anti", "neither"]}, r"sides\[2\] should be 'pro', 'anti' or 'abstain'"),
+        ({"groups": ["a", "b", None]}, "both sides and groups"),
+        ({"sides": None}, "needs sides or groups"),
+        ({"sides": ["pro", None, "abstain"]}, "at least one 'pro' and one 'anti'"),
+        ({"sides": None, "groups": ["a", "a", None]}, "two different groups"),
+        ({"context": []}, "needs a context"),
+        ({"context": ["nurse", ""]}, "needs a context"),
+        ({"split": "dev"}, "split should be 'train', 'validation', 'test' or 'unseen', got 'dev'"),
+        ({"contxt": "nurse"}, r"unknown field 'contxt' \(did you mean 'context'\?\)"),
+        ({"zzzz": 1}, "unknown field 'zzzz'; known: "),
+        ({"images": ["missing.png"]}, "image 'missing.png' does not exist"),
+        ({"images": ["a\0b.png"]}, "does not exist"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, change, message):
+    bad = {k: v for k, v in {**ROW, **change, "id": "bad"}.items() if v is not ...}
+    path = write(tmp_path / "t.jsonl", ROW, bad)
+    assert re.search(message, fails(path, line=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (json.dumps(ROW).encode()[:-40], 1),
+        (json.dumps(ROW).encode() + b"\n{", 2),
+        (json.dumps(ROW).encode() + b"\n\n[1, 2]", 3),
+        (json.dumps(ROW).encode() + b'\n{"prompt": "caf\xe9"}', 2),
+        (json.dumps(ROW).encode("utf-16"), 1),
+        (b"[" * 100_000, 1),
+        (b'{"answer": ' + b"9" * 10_000 + b"}", 1),
+        (b"", None),
+        (b"\n  \n", None),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, line):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    fails(path, line=line)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    assert "cannot be read" in fails(tmp_path / "none.jsonl")
+    assert "cannot be read" in fails(tmp_path)
+
+
+def test_rules_between_rows(tmp_path):
+    path = tmp_path / "t.jsonl"
+    write(path, ROW, ROW)
+    assert "id 'w12a' was given on line 1 already" in fails(path, line=2)
+    write(path, {**ROW, "split": "train"}, {**ROW, "id": "b", "split": "test"})
+    assert "twin 'w12' is in split 'test' here and in 'train' on line 1" in fails(path, line=2)
+    write(path, {**ROW, "split": "train"}, {**ROW, "id": "b", "twin": "c"})
+    assert "no split here" in fails(path, line=2)
+    write(path, {**ROW, "split": "train"}, {**ROW, "id": "b", "twin": "c", "split": "unseen"})
+    assert "'nurse'" in fails(path, line=2)
+
+
+def test_line_separators_inside_strings_are_text(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({**ROW, "prompt": "a\u2028b\x85c"}, ensure_ascii=False), "utf-8")
+    assert read_jsonl(path).items[0].prompt == "a\u2028b\x85c"
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
+
+
+@st.composite
+def items(draw):
+    options = draw(st.lists(text, min_size=2, max_size=4, unique_by=str.strip))
+    ambiguous = draw(st.booleans())
+    blank = [None] * (len(options) - 2)
+    labels = draw(
+        st.sampled_from([(("pro", "anti", *blank), None), (None, ("a", "b", *blank))])
+        if ambiguous
+        else st.just((None, None))
+    )
+    return Item(
+        id=draw(text),
+        prompt=draw(text),
+        options=tuple(options),
+        contexts=tuple(draw(st.lists(text, min_size=ambiguous, max_size=3, unique=True))),
+        sides=labels[0],
+        groups=labels[1],
+        answer=None if ambiguous else draw(st.integers(0, len(options) - 1)),
+        twin=draw(text),
+        classes=draw(st.none() | st.just(tuple(options))),
+        attribute=tuple(draw(st.lists(text, max_size=2))),
+        split=draw(st.sampled_from(SPLITS[:3])),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(items(), min_size=1, max_size=5, unique_by=(lambda i: i.id, lambda i: i.twin)))
+def test_what_is_written_is_read(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("round") / "t.jsonl"
+    write_jsonl(Task("t", tuple(rows)), path)
+    task = read_jsonl(path)
+    assert task.items == tuple(rows)
+    assert [p.name for p in path.parent.iterdir()] == ["t.jsonl"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from([*ROW, "split", "groups", "x"]), inner, max_size=8)
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_any_file_reads_or_says_what_is_wrong(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(content)
+    message = ""
+    try:
+        assert len(read_jsonl(path).digest) == 64
+    except EquipoiseError as error:
+        message = str(error)
+    assert message == "" or (message.startswith(f"{path}:") and "\n" not in message)
+
+
+def test_images_are_written_relative_to_the_file(tmp_path):
+    (tmp_path / "a.png").touch()
+    item = Item(id="i", twin="i", prompt="?", options=("a", "b"), answer=0)
+    item = Item(**{**item.__dict__, "images": (str(tmp_path / "a.png"),)})
+    path = tmp_path / "out.jsonl"
+    write_jsonl(Task("t", (item,)), path)
+    assert json.loads(path.read_text())["images"] == ["a.png"]
+    assert read_jsonl(path).items == (item,)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(EquipoiseError, match="cannot be written"):
+        write_jsonl(Task("t", ()), tmp_path / "no" / "t.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EquipoiseError, match="cannot be written"):
+        write_jsonl(Task("t", ()), tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_examples_of_the_documentation_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "task-files.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(example, encoding="utf-8")
+        assert read_jsonl(path).items
