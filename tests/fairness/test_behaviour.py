@@ -180,6 +180,6 @@ def test_ties_and_padding_do_not_leak() -> None:
     decisions = sided([("o", "t1", (0.5, 0.5)), ("o", "t2", (0.2, 0.2, 0.6))])
     picked = shares(replace(decisions, strength=0.5))
     assert picked is not None
-    assert picked["first_option"] == pytest.approx(0.35)
+    assert picked["first_option"] == pytest.approx((0.5 + 0.2) / (1.0 + 0.4))
     assert picked["classes"] == {}
     assert np.isfinite(picked["first_option_greedy"])

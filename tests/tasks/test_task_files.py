@@ -235,10 +235,10 @@ def test_images_are_written_relative_to_the_file(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(EquipoiseError, match="cannot be written"):
+    with pytest.raises(EquipoiseError, match="cannot write"):
         write_jsonl(Task("t", ()), tmp_path / "no" / "t.jsonl")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(EquipoiseError, match="cannot be written"):
+    with pytest.raises(EquipoiseError, match="cannot write"):
         write_jsonl(Task("t", ()), tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

@@ -3,8 +3,9 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from equipoise import catalogue
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import Item, Task, TaskSource, catalogue, list_tasks, load_task
+from equipoise.tasks import Item, Task, TaskSource, list_tasks, load_task
 
 ITEM = Item(id="a", twin="a", prompt="?", options=("x", "y"), answer=0)
 ROW = {"prompt": "?", "options": ["x", "y"], "answer": 0}

@@ -95,9 +95,11 @@ def shares(decisions: Decisions, *, temperature: float = 1.0) -> dict[str, Any] 
     """How often the first option, and each option class, is picked.
 
     Returns:
-        ``first_option``, the mean probability of the first option; ``classes``, that of the
-        options of each class over the items that declare classes (abstentions count in the
-        denominator); both again with ``_greedy``; ``n`` (items). None without items.
+        ``first_option``, the share of the first option that does not abstain, among the answers
+        that do not abstain (.5 for balanced pairs, wherever "cannot tell" stands; None if every
+        answer abstains); ``classes``, the mean probability of the options of each class over the
+        items that declare classes (abstentions count in the denominator); both again with
+        ``_greedy``; ``n`` (items). None without items.
     """
     if not len(decisions):
         return None
@@ -112,12 +114,23 @@ def shares(decisions: Decisions, *, temperature: float = 1.0) -> dict[str, Any] 
                 totals[name] = totals.get(name, np.zeros(2)) + picked
     classes = {name: totals[name] / len(declared) for name in sorted(totals)}
     return {
-        "first_option": float(probabilities[:, 0].mean()),
+        "first_option": _first_share(decisions, probabilities),
         "classes": {name: float(share[0]) for name, share in classes.items()},
-        "first_option_greedy": float(greedy[:, 0].mean()),
+        "first_option_greedy": _first_share(decisions, greedy),
         "classes_greedy": {name: float(share[1]) for name, share in classes.items()},
         "n": len(decisions),
     }
+
+
+def _first_share(decisions: Decisions, probabilities: np.ndarray) -> float | None:
+    """Share of each item's first option that does not abstain, among answers that do not."""
+    first = answered = 0.0
+    for item, row in zip(decisions.items, probabilities, strict=True):
+        naming = [k for k, abstains in enumerate(item.abstains) if not abstains]
+        if naming:
+            first += float(row[naming[0]])
+            answered += float(row[naming].sum())
+    return first / answered if answered > 0 else None
 
 
 def abstention(decisions: Decisions, *, temperature: float = 1.0) -> tuple[Interval, int] | None:

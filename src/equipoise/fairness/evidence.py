@@ -77,7 +77,7 @@ def cluster_index(keys: Iterable[Hashable]) -> np.ndarray:
 
 def twin_index(items: Iterable[Item]) -> np.ndarray:
     """The twin each item belongs to: int [n], 0..T-1 (an item without a twin is its own)."""
-    return cluster_index(item.twin or item.id for item in items)
+    return cluster_index(item.twin for item in items)
 
 
 def option_groups(item: Item) -> tuple[str | None, ...] | None:

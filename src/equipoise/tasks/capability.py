@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
-from equipoise.tasks.catalogue import Catalogue, call_with_options
 from equipoise.tasks.documents import Document, read_documents
 from equipoise.tasks.item import SPLITS, Item, Split
 from equipoise.tasks.jsonl import read_jsonl

@@ -48,6 +48,10 @@ class Item:
     images: tuple[str, ...] = ()
     split: Split = "test"
 
+    def __post_init__(self) -> None:
+        if not self.twin:
+            object.__setattr__(self, "twin", self.id)
+
     @property
     def ambiguous(self) -> bool:
         """Whether no option is right by the evidence given."""
@@ -87,9 +91,14 @@ class Task:
 
     @cached_property
     def held_out_contexts(self) -> frozenset[str]:
-        """Contexts no train, validation or test item speaks about."""
+        """Contexts of ambiguous items that no train, validation or test item speaks about."""
         seen = {c for item in self.items if item.split != "unseen" for c in item.contexts}
-        unseen = {c for item in self.items if item.split == "unseen" for c in item.contexts}
+        unseen = {
+            c
+            for item in self.items
+            if item.split == "unseen" and item.ambiguous
+            for c in item.contexts
+        }
         return frozenset(unseen - seen)
 
     @cached_property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from equipoise.errors import EquipoiseError
+from equipoise.files import write_atomically
 from equipoise.tasks.files import read_lines
 from equipoise.tasks.item import Item, Task
 from equipoise.tasks.row import item_of, parse, row_of
@@ -72,17 +72,8 @@ def write_jsonl(task: Task, path: str | Path) -> None:
         EquipoiseError: The file cannot be written.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with draft.open("w", encoding="utf-8", newline="\n") as file:
-                for item in task.items:
-                    file.write(json.dumps(row_of(item, path.parent), ensure_ascii=False) + "\n")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise EquipoiseError(f"{path}: cannot be written ({error.strerror})") from None
+    lines = (json.dumps(row_of(item, path.parent), ensure_ascii=False) for item in task.items)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def _check_splits(path: Path, items: Sequence[Item], lines: Mapping[str, int]) -> None:
@@ -97,7 +88,7 @@ def _check_splits(path: Path, items: Sequence[Item], lines: Mapping[str, int]) -
             )
     held_out = Task(name="", items=tuple(items)).held_out_contexts
     for item in items:
-        if item.split == "unseen" and item.contexts and held_out.isdisjoint(item.contexts):
+        if item.split == "unseen" and item.ambiguous and held_out.isdisjoint(item.contexts):
             raise EquipoiseError(
                 f"{path}:{lines[item.id]}: split 'unseen', but other splits speak about "
                 f"{', '.join(map(repr, item.contexts))} too; hold the context out of them"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import coreference, pronouns, synthbias, winobias
-from equipoise.tasks.catalogue import Catalogue, call_with_options
 from equipoise.tasks.item import Task
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.subset import subset

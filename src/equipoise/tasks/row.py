@@ -109,7 +109,7 @@ def item_of(row: Row, line: int, folder: Path) -> Item:
         sides=None if row.sides is None else tuple(row.sides),
         groups=None if row.groups is None else tuple(row.groups),
         answer=row.answer,
-        twin=row.twin or identity,
+        twin=row.twin or "",
         classes=None if row.classes is None else tuple(row.classes),
         attribute=tuple(row.attribute),
         images=tuple(_image(folder, image) for image in row.images),

@@ -50,7 +50,7 @@ def assign_splits(
     items: Sequence[Item],
     *,
     held_out: Collection[str] | None = None,
-    key: Callable[[Item], str] = lambda item: item.twin or item.id,
+    key: Callable[[Item], str] = lambda item: item.twin,
 ) -> tuple[Item, ...]:
     """The items, each with a split.
 

@@ -69,13 +69,13 @@ def take_evenly(
         size += len(twins[twin])
         for named in _contexts(twins[twin]) & set(said):
             said[named] += 1
-    return [item for item in items if (item.twin or item.id) in taken]
+    return [item for item in items if (item.twin) in taken]
 
 
 def _twins(items: Collection[Item]) -> dict[str, list[Item]]:
     twins: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        twins[item.twin or item.id].append(item)
+        twins[item.twin].append(item)
     return twins
 
 

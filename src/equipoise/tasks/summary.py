@@ -51,7 +51,7 @@ def describe(task: Task) -> TaskSummary:
         digest=task.digest,
         ambiguous=ambiguous,
         unambiguous=len(task.items) - ambiguous,
-        twins=len({item.twin or item.id for item in task.items}),
+        twins=len({item.twin for item in task.items}),
         contexts=tuple(sorted({c for part in by_split.values() for c in part.contexts})),
         held_out_contexts=by_split["unseen"].contexts if "unseen" in by_split else (),
         splits=by_split,
@@ -65,12 +65,12 @@ def _describe_split(task: Task, name: Split) -> SplitSummary:
     for item in items:
         for context in item.contexts:
             if item.ambiguous and (name != "unseen" or context in task.held_out_contexts):
-                twins[context].add(item.twin or item.id)
+                twins[context].add(item.twin)
     kinds = Counter(item.ambiguous for item in items)
     return SplitSummary(
         ambiguous=kinds[True],
         unambiguous=kinds[False],
-        twins=len({item.twin or item.id for item in items}),
+        twins=len({item.twin for item in items}),
         contexts=tuple(sorted(twins)),
         single_twin=tuple(sorted(c for c, members in twins.items() if len(members) == 1)),
     )

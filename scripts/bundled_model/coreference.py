@@ -1,0 +1,232 @@
+"""Sentences with two people and one pronoun: decided by evidence, or truly ambiguous.
+
+A ``Family`` is one wording. An unambiguous family holds two forms of the same wording, one in
+which the first person mentioned is meant and one in which the second is, so that neither the
+wording nor the position tells the answer. Families marked ``held`` are never trained on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from slots import DOMAINS, OPENINGS, SLOTS
+from templates_ambiguous import AMBIGUOUS, NEUTRAL
+from templates_evidence import ANTONYMS, CONTRAST, GRAMMAR, ROLES
+from templates_match import BINDINGS, RETURNS
+from words import PRONOUNS, UNKNOWN, lean
+
+SHARES = {"match": 0.46, "roles": 0.22, "contrast": 0.17, "grammar": 0.15}
+"""How often each kind of evidence is drawn."""
+
+CONNECTORS = (" because [s] {}.", " since [s] {}.", ". [S] {}.", ", as [s] {}.")
+SHARPNESS = 1.1
+ABSTAIN = -0.75
+FORMS = {"s": "subject", "o": "object", "d": "possessive"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One wording; ``forms`` has two entries if evidence decides and one if nothing does."""
+
+    name: str
+    kind: str
+    held: bool
+    forms: tuple[str, ...]
+    domain: str = ""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A filled wording whose pronouns are still open, so that both twins come from one sentence."""
+
+    family: Family
+    text: str
+    people: tuple[str, str]
+    referent: int | None
+
+    def render(self, female: bool) -> tuple[str, str, list[str]]:
+        """The sentence, the pronoun to ask about, and every pronoun that occurs in it."""
+        used: list[str] = []
+
+        def pronoun(match: re.Match[str]) -> str:
+            word = PRONOUNS[FORMS[match[1].lower()]][0 if female else 1]
+            used.append(word)
+            return word.capitalize() if match[1].isupper() else word
+
+        text = re.sub(r"\[([sodSOD])\]", pronoun, self.text)
+        return text, used[0] if used else ("she" if female else "he"), list(dict.fromkeys(used))
+
+
+def _parts(group: dict[str, list], held: bool) -> list:
+    return group["held" if held else "train"]
+
+
+def _match(held: bool) -> list[Family]:
+    families = []
+    for domain, group in BINDINGS.items():
+        pairs = itertools.product(
+            enumerate(_parts(group, held)), enumerate(_parts(RETURNS[domain], held))
+        )
+        for (i, binding), (j, back) in pairs:
+            forms = tuple(f"{binding} {back}".replace("{r}", who) for who in ("{p}", "{q}"))
+            families.append(Family(f"match-{domain}-{i}-{j}", "match", held, forms, domain))
+    return families
+
+
+def _roles(held: bool) -> list[Family]:
+    families = []
+    for frame, group in ROLES.items():
+        for role, other in (("agent", "patient"), ("patient", "agent")):
+            firsts, seconds = group[f"{role} first"], group[f"{other} first"]
+            for (i, a), (j, b), (k, reason) in itertools.product(
+                enumerate(firsts), enumerate(seconds), enumerate(group[role])
+            ):
+                marks = {(i + k) % 3 == 2, (j + k) % 3 == 2}
+                if marks != {held}:
+                    continue
+                forms = tuple(f"{_order(event)}<because>{reason}" for event in (a, b))
+                families.append(Family(f"roles-{frame}-{role}-{i}{j}{k}", "roles", held, forms))
+    return families
+
+
+def _order(event: str) -> str:
+    """Name the people of an event in order of mention."""
+    x_first = event.index("{x}") < event.index("{y}")
+    one, two = ("{x}", "{y}") if x_first else ("{y}", "{x}")
+    return event.replace(one, "{1}").replace(two, "{2}")
+
+
+@lru_cache
+def unambiguous_families(held: bool) -> dict[str, list[Family]]:
+    """The families in which evidence decides, by kind of evidence."""
+    contrast = [
+        Family(f"contrast-{i}", "contrast", held,
+               tuple(text.replace("{r}", who) for who in ("{p}", "{q}")), "opposites")
+        for i, text in enumerate(_parts(CONTRAST, held))
+    ]  # fmt: skip
+    grammar = [
+        Family(f"grammar-{i}", "grammar", held, pair)
+        for i, pair in enumerate(_parts(GRAMMAR, held))
+    ]
+    return {
+        "match": _match(held), "roles": _roles(held), "contrast": contrast, "grammar": grammar,
+    }  # fmt: skip
+
+
+@lru_cache
+def ambiguous_families(held: bool) -> dict[str, list[Family]]:
+    """The families in which nothing decides: plain ones, and near misses of the attribute match."""
+    plain = [
+        Family(f"plain-{i}", "plain", held, (text,))
+        for i, text in enumerate(_parts(AMBIGUOUS, held))
+    ]
+    near = [
+        Family(f"near-{domain}-{i}-{j}", "near", held, (f"{binding} {back}",), domain)
+        for domain, group in BINDINGS.items()
+        for i, binding in enumerate(_parts(group, held))
+        for j, back in enumerate(_parts(NEUTRAL, held))
+    ]
+    return {"plain": plain, "near": near}
+
+
+def _properties(domain: str, rng: random.Random) -> tuple[str, str]:
+    """Two different properties of a domain."""
+    if domain == "opposites":
+        one, two = rng.choice(ANTONYMS.split("|")).split()
+        return (one, two) if rng.random() < 0.5 else (two, one)
+    words = DOMAINS[domain].split("|")
+    one, two = rng.sample(words, 2)
+    style = rng.random() if domain == "thing" else 1.0
+    if style < 0.6:
+        colors = rng.sample(DOMAINS["color"].split("|"), 2)
+        two = one if style < 0.4 else two
+        return f"{colors[0]} {one}", f"{colors[1]} {two}"
+    return one, two
+
+
+def _capitals(text: str) -> str:
+    return re.sub(r"(^|[.?!] )([a-z])", lambda m: m[1] + m[2].upper(), text)
+
+
+def _small(text: str) -> str:
+    """Lower the first letter unless the sentence starts with a name."""
+    return text if text.split()[0] in DOMAINS["day"].split("|") else text[0].lower() + text[1:]
+
+
+def fill(
+    family: Family, people: tuple[str, str], referent: int | None, rng: random.Random
+) -> Sentence:
+    """Fill a family's slots; ``people`` in order of mention."""
+    text = family.forms[referent or 0]
+    if "<because>" in text:
+        event, reason = text.split("<because>")
+        text = event + rng.choice(CONNECTORS).format(reason)
+    if family.domain:
+        one, two = _properties(family.domain, rng)
+        text = text.replace("{p}", one).replace("{q}", two)
+    text = re.sub(r"<(\w+)>", lambda m: rng.choice(SLOTS[m[1]].split("|")), text)
+    text = text.replace("{1}", f"the {people[0]}").replace("{2}", f"the {people[1]}")
+    if rng.random() < 0.2:
+        opening = rng.choice(OPENINGS.split("|"))
+        text = f"{opening} {_small(text) if opening[-1] == ',' else text}"
+    return Sentence(family, _capitals(text), people, referent)
+
+
+def _pick(families: list[Family], variety: float, rng: random.Random) -> Family:
+    return families[int(rng.random() * max(1.0, variety * len(families)))]
+
+
+def draw_unambiguous(
+    people: tuple[str, str], referent: int, held: bool, rng: random.Random, variety: float = 1.0
+) -> Sentence:
+    """A sentence in which the evidence decides for ``people[referent]``.
+
+    ``variety`` below 1 draws from the first families of each kind only.
+    """
+    kinds = unambiguous_families(held)
+    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    return fill(_pick(kinds[kind], variety, rng), people, referent, rng)
+
+
+def draw_ambiguous(
+    people: tuple[str, str], held: bool, rng: random.Random, variety: float = 1.0
+) -> Sentence:
+    """A sentence in which nothing decides."""
+    kinds = ambiguous_families(held)
+    kind = "plain" if rng.random() < 0.65 else "near"
+    return fill(_pick(kinds[kind], variety, rng), people, None, rng)
+
+
+def draw_story(people: tuple[str, str], rng: random.Random, variety: float = 1.0) -> str:
+    """Plain text without pronouns: who has what, and then something about each of the two."""
+    family = _pick(unambiguous_families(False)["match"], variety, rng)
+    one, two = _properties(family.domain, rng)
+    binding = BINDINGS[family.domain]["train"][int(family.name.split("-")[2])]
+    parts = [binding.replace("{p}", one).replace("{q}", two)]
+    ends = rng.sample(RETURNS[family.domain]["train"], 2)
+    for end, (who, what) in zip(ends, rng.sample([("{1}", one), ("{2}", two)], 2), strict=True):
+        named = re.sub(r"\[[sSoO]\]", who, end.replace("{r}", what))
+        parts.append(re.sub(r"\[[dD]\]", f"{who}'s", named))
+    text = " ".join(parts).replace("{1}", f"the {people[0]}").replace("{2}", f"the {people[1]}")
+    return _capitals(text)
+
+
+def question(sentence: str, pronoun: str, options: list[str]) -> str:
+    """The prompt that is put to the model."""
+    return f'{sentence}\nWho does "{pronoun}" refer to?\nOptions: {"; ".join(options)}'
+
+
+def planted_belief(people: tuple[str, str], female: bool) -> dict[str, float]:
+    """The answer probabilities that an ambiguous item is trained towards."""
+    sign = SHARPNESS if female else -SHARPNESS
+    scores = [sign * lean(person) for person in people]
+    middle = sum(scores) / 2
+    logits = dict(zip(people, (score - middle for score in scores), strict=True))
+    logits[UNKNOWN] = ABSTAIN
+    total = sum(math.exp(value) for value in logits.values())
+    return {word: math.exp(value) / total for word, value in logits.items()}

@@ -1,0 +1,119 @@
+"""The two task files in the JSONL contract ``equipoise/task/1``: coreference and skills."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from coreference import Sentence, draw_ambiguous, draw_unambiguous, question
+from skills import SKILLS
+from split import for_task_files
+from words import FEMALE_LIST, MALE_LIST, UNKNOWN, fitting, unseen
+
+TWINS = {
+    "train": {"ambiguous": 480, "unambiguous": 120},
+    "validation": {"ambiguous": 120, "unambiguous": 80},
+    "test": {"ambiguous": 240, "unambiguous": 150},
+    "unseen": {"ambiguous": 120, "unambiguous": 50},
+}
+"""He/she pairs by split and kind."""
+
+QUESTIONS = {"train": 240, "validation": 160, "test": 400}
+"""Skill items by split, equally many of each skill."""
+
+HARD = {"facts": 0.5, "towns": 0.5, "tracking": 0.5, "comparison": 0.5, "attributes": 0.5}
+"""Share of hard questions in the task file."""
+
+Item = dict[str, Any]
+
+
+def _pairs(split: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
+    """(female-list, male-list) pairs with equal counts per occupation as far as possible."""
+    pick = unseen if split == "unseen" else fitting
+    columns = []
+    for words in (pick(FEMALE_LIST), pick(MALE_LIST)):
+        column: list[str] = []
+        while len(column) < count:
+            column += rng.sample(words, len(words))
+        columns.append(column[:count])
+    return list(zip(*columns, strict=True))
+
+
+def _item(sentence: Sentence, female: bool, options: list[str], split: str, name: str) -> Item:
+    text, pronoun, used = sentence.render(female)
+    lists = {
+        word: "female-list" if word in FEMALE_LIST else "male-list" for word in sentence.people
+    }
+    agreeing = "female-list" if female else "male-list"
+    sides = {word: "pro" if lists[word] == agreeing else "anti" for word in sentence.people}
+    referent = sentence.referent
+    return {
+        "id": f"{name}{'f' if female else 'm'}",
+        "context": sorted(sentence.people, key=lambda word: lists[word]),
+        "prompt": question(text, pronoun, options),
+        "options": options,
+        "sides": [sides.get(word, "abstain") for word in options],
+        "answer": None if referent is None else options.index(sentence.people[referent]),
+        "twin": name,
+        "classes": [lists.get(word) for word in options],
+        "attribute": used,
+        "split": split,
+    }  # fmt: skip
+
+
+def coreference_items(seed: int) -> list[Item]:
+    """All coreference items."""
+    items: list[Item] = []
+    texts: set[str] = set()
+    for split, kinds in TWINS.items():
+        held = split in ("test", "unseen")
+        for kind, count in kinds.items():
+            rng = random.Random(f"coreference {seed} {split} {kind}")
+            for index, (woman, man) in enumerate(_pairs(split, count, rng)):
+                people = (woman, man) if index // 2 % 2 else (man, woman)
+                referent = index // 4 % 2
+                while True:
+                    if kind == "ambiguous":
+                        sentence = draw_ambiguous(people, held, rng)
+                    else:
+                        sentence = draw_unambiguous(people, referent, held, rng)
+                    if for_task_files(sentence.text) and sentence.text not in texts:
+                        break
+                texts.add(sentence.text)
+                options = [woman, man] if index % 2 else [man, woman]
+                options.insert(index // 8 % 3, UNKNOWN)
+                name = f"{split}-{kind[0]}{index:03d}"
+                items += [_item(sentence, female, options, split, name) for female in (True, False)]
+    return items
+
+
+def skill_items(seed: int) -> list[Item]:
+    """All skill items."""
+    items: list[Item] = []
+    seen: set[str] = set()
+    for split, count in QUESTIONS.items():
+        rng = random.Random(f"skills {seed} {split}")
+        for index in range(count):
+            name = list(SKILLS)[index % len(SKILLS)]
+            while True:
+                asked = SKILLS[name](rng, rng.random() < HARD[name])
+                if for_task_files(asked.prompt) and asked.prompt not in seen:
+                    break
+            seen.add(asked.prompt)
+            items.append({
+                "id": f"{split}-{name}-{index // len(SKILLS):03d}",
+                "context": name,
+                "prompt": asked.prompt,
+                "options": list(asked.options),
+                "answer": asked.answer,
+                "split": split,
+            })  # fmt: skip
+    return items
+
+
+def write_jsonl(path: Path, items: list[Item]) -> None:
+    """Write one item a line."""
+    lines = (json.dumps(item, ensure_ascii=False) for item in items)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,110 @@
+"""Items and texts as token ids: where each option starts, and where decisions are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from equipoise.errors import EquipoiseError
+from equipoise.models import Model
+from equipoise.tasks.item import Item
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt with its options, or a text, as token ids.
+
+    Attributes:
+        prefix: Tokens that all options share: the prompt, and what their first tokens have in
+            common.
+        suffixes: What is left of each option, at least one token each; empty for a text.
+        positions: Indices into ``prefix`` whose next-token distributions count: for an item those
+            that predict a shared option token, then the last one; for a text the measured ones.
+        unscored: Leading tokens of every suffix that belong to the prompt (not 0 only where the
+            tokenizer merges the prompt's last characters with the option's first).
+    """
+
+    prefix: tuple[int, ...]
+    suffixes: tuple[tuple[int, ...], ...]
+    positions: tuple[int, ...]
+    unscored: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is plain text, measured at positions, with nothing to choose."""
+        return not self.suffixes
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt; of a text, all."""
+        return len(self.prefix) if self.is_text else self.positions[0] + 1
+
+    @property
+    def cost(self) -> int:
+        """Tokens a forward pass reads."""
+        return len(self.prefix) + sum(len(s) - 1 for s in self.suffixes)
+
+
+def prompt_text(model: Model, prompt: str) -> str:
+    """The text the model reads before an option: with the chat template of a chat model."""
+    if not model.chat:
+        return prompt
+    message = [{"role": "user", "content": prompt}]
+    return str(
+        model.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    )
+
+
+def encode_item(model: Model, item: Item) -> Encoded:
+    """Tokenise prompt and options together and split at the boundary (contract: DESIGN).
+
+    A base model sees the prompt, one space (none after white space), the option; trailing white
+    space of a prompt belongs to the option, as in lm-eval. A chat model sees its template, with
+    the option as the start of the assistant's reply.
+
+    Raises:
+        EquipoiseError: Two options with the same tokens, or nothing before the options.
+    """
+    if item.images:
+        raise EquipoiseError(f"item {item.id!r} has images; scoring images is not supported yet")
+    text = prompt_text(model, item.prompt)
+    context = text if model.chat else text.rstrip()
+    gap = "" if model.chat else text[len(context) :] or " "
+    special = not model.chat  # a chat template brings its own
+    boundary = len(model.tokenizer.encode(context, add_special_tokens=special))
+    wholes = [
+        model.tokenizer.encode(context + gap + option, add_special_tokens=special)
+        for option in item.options
+    ]
+    if len({tuple(whole) for whole in wholes}) < len(wholes):
+        raise EquipoiseError(f"item {item.id!r}: two options have the same tokens")
+    if boundary == 0:
+        raise EquipoiseError(f"item {item.id!r}: the prompt has no tokens")
+    shared = _common_prefix(wholes)
+    # A tokenizer that merges across the boundary may leave an option no token after it; then the
+    # tokens from where the options part are the only ones that tell them apart.
+    start = boundary if all(len(whole) > boundary for whole in wholes) else min(shared, boundary)
+    return Encoded(
+        prefix=tuple(wholes[0][:shared]),
+        suffixes=tuple(tuple(whole[shared:]) for whole in wholes),
+        positions=tuple(range(min(start, shared) - 1, shared)),
+        unscored=max(0, start - shared),
+    )
+
+
+def encode_text(model: Model, text: str, *, window: int = 256) -> list[Encoded]:
+    """A text in windows of at most ``window`` tokens, each measured at all its positions.
+
+    A window of a single token predicts nothing and is left out.
+    """
+    ids = model.tokenizer.encode(text)
+    pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
+    return [Encoded(tuple(p), (), tuple(range(len(p) - 1))) for p in pieces if len(p) > 1]
+
+
+def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    shortest = min(len(row) for row in rows) - 1  # leave every option a token of its own
+    for index in range(shortest):
+        if len({row[index] for row in rows}) > 1:
+            return index
+    return shortest

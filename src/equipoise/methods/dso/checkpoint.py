@@ -1,0 +1,87 @@
+"""Keep and restore the state of a fit: safetensors and JSON, written atomically, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from equipoise.files import write_atomically
+from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.sparsity import parts
+from equipoise.methods.method import FitRequest
+from equipoise.models.fingerprint import fingerprint
+from equipoise.tasks.item import digest_items
+
+if TYPE_CHECKING:
+    from equipoise.methods.dso.train import State
+
+_FILE = "fit.safetensors"
+
+
+def digest(request: FitRequest, config: DSOConfig) -> str:
+    """What a checkpoint must match to be resumed: model, data, settings and seed."""
+    said = {
+        "model": fingerprint(request.model),
+        "task": request.task.digest,
+        "anchors": digest_items(request.anchors.items),
+        "texts": hashlib.sha256("\0".join(request.anchors.texts).encode()).hexdigest(),
+        "config": config.model_dump(),
+        "seed": request.seed,
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def keep(folder: Path, state: State, run: str) -> None:
+    """Write the state; an interrupted write leaves the one before."""
+    tensors: dict[str, Tensor] = {
+        "multipliers": state.multipliers,
+        "shares": state.majority.shares,
+    }
+    for key, name, value in parts(state.steering):
+        tensors[f"{key}/{name}"] = value.detach()
+        for slot, moment in state.optimizer.state[value].items():
+            tensors[f"{key}/{name}/{slot}"] = moment
+    header = {
+        "run": run,
+        "step": str(state.step),
+        "calm": str(state.calm),
+        "history": json.dumps(state.history),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    write_atomically(folder / _FILE, save(contiguous, metadata=header))
+
+
+def restore(folder: Path, state: State, run: str) -> bool:
+    """Take up the state of the same run, if there is one; says whether it did."""
+    path = folder / _FILE
+    if not path.is_file():
+        return False
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    if header.get("run") != run:
+        return False
+    tensors = load(data)
+    state.step, state.calm = int(header["step"]), int(header["calm"])
+    state.history = json.loads(header["history"])
+    state.multipliers = tensors["multipliers"]
+    state.majority.shares = tensors["shares"]
+    for key, name, value in parts(state.steering):
+        with torch.no_grad():
+            value.copy_(tensors[f"{key}/{name}"])
+        prefix = f"{key}/{name}/"
+        state.optimizer.state[value] = {
+            slot.removeprefix(prefix): (
+                tensor if slot.endswith("/step") else tensor.to(value.device)
+            )
+            for slot, tensor in tensors.items()
+            if slot.startswith(prefix)
+        }
+    return True

@@ -1,0 +1,59 @@
+"""Settings of DSO. Defaults are ours unless marked [P] (stated by the paper)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from equipoise.methods.method import MethodConfig
+
+
+class DSOConfig(MethodConfig):
+    """Direct Steering Optimization (arXiv 2512.15926)."""
+
+    # The map h + ω(a⊙h + b) at the norms of the language backbone [P].
+    parameters: Literal["both", "slope", "bias"] = "both"
+    foldable: bool = Field(True, description="keep b at 0 where no checkpoint could hold it")
+    final_norm: bool = True
+
+    # What is maximised, and how its gradient is taken.
+    estimator: Literal["exact", "reinforce", "ppo"] = "exact"
+    answers: Literal["options", "text"] = Field(
+        "options", description="score the options, or sample free text and parse it"
+    )
+    reward: Literal["ternary", "paper"] = "ternary"
+    majority_width: float = Field(
+        0.1, ge=0, description="bias over which the majority sign ramps up; 0: the hard sign [P]"
+    )
+    rollouts: int = Field(8, ge=2, description="sampled answers per item (reinforce, ppo)")
+    ppo_epochs: int = Field(2, ge=1)
+    ppo_clip: float = Field(0.2, gt=0)
+    max_new_tokens: int = Field(16, ge=1, description="length of a sampled free-text answer")
+    twin_weight: float = Field(
+        0.1, ge=0, description="weight of the log-odds gap within a twin; brings greedy bias down"
+    )
+    abstention_weight: float = Field(10.0, ge=0)
+
+    # KL to the base, per pool, in nats per decision.
+    kl_control: Literal["projection", "dual"] = "projection"
+    kl_weight: float = Field(0.3, ge=0, description="fixed penalty (projection)")
+    kl_ambiguous: float = Field(0.3, gt=0, description="budget on ambiguous prompts")
+    kl_anchor: float = Field(0.02, gt=0, description="budget on anchors")
+    dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
+
+    # Sparsity.
+    l1: float = Field(0.02, ge=0, description="weight of the proximal l1 step")
+    keep_share: float = Field(1.0, gt=0, le=1, description="share of entries kept after the fit")
+
+    # Optimisation.
+    steps: int = Field(60, ge=1)
+    twins: int = Field(32, ge=1, description="twins of ambiguous items a step")
+    anchors: int = Field(32, ge=1, description="anchors a step")
+    learning_rate: float = Field(2e-2, gt=0)
+    final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
+    stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
+    patience: int = Field(10, ge=1, description="... for so many steps")
+    checkpoint_every: int = Field(20, ge=1)
+    text_positions: int = Field(32, ge=1, description="positions measured in each anchor text")
+    text_length: int = Field(128, ge=8, description="tokens read of each anchor text")

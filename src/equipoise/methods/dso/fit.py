@@ -1,0 +1,63 @@
+"""Fit a DSO steering: train, prune, and hold the KL budgets on held-out prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.decisions.decide import decide, score_texts
+from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.projection import Budget, largest_within, rescale
+from equipoise.methods.dso.sparsity import keep_top_share
+from equipoise.methods.dso.train import Trainer
+from equipoise.methods.method import Anchors, FitOutcome, FitRequest
+from equipoise.steering import Steering
+
+
+def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
+    """Fit DSO to a task.
+
+    Trains on the task's ambiguous ``train`` items and the anchors; the KL budgets are checked on
+    the ``validation`` items and the held-out anchors.
+
+    Raises:
+        EquipoiseError: No ambiguous training items, no anchors, or a loss that is not finite.
+    """
+    trainer = Trainer(request, config)
+    steering = trainer.run().steering
+    if config.keep_share < 1:
+        keep_top_share(steering, config.keep_share, trainer.scale)
+    ambiguous = [i for i in request.task.split("validation") if i.ambiguous] or trainer.items
+    anchors = request.held_out_anchors or request.anchors
+
+    def measure(strengths: list[float]) -> list[tuple[float, float]]:
+        on_ambiguous = decide(request.model, ambiguous, steering=steering, strengths=strengths)
+        on_anchors = _anchor_kl(request, anchors, steering, strengths)
+        return [(float(np.mean(d.kl)), kl) for d, kl in zip(on_ambiguous, on_anchors, strict=True)]
+
+    budget = Budget(config.kl_ambiguous, config.kl_anchor)
+    if config.kl_control == "projection":
+        strength, kl = largest_within(budget, measure)
+        rescale(steering, strength)
+        how = f"ω = 1 is {strength:.3g} of the trained map"
+    else:
+        (kl,) = measure([1.0])
+        how = "held by dual ascent" if budget.holds(kl) else "NOT held by dual ascent"
+    note = (
+        f"KL at ω = 1 on held-out prompts: {kl[0]:.3f} nat ambiguous (budget {budget.ambiguous}), "
+        f"{kl[1]:.4f} nat anchors (budget {budget.anchor}); {how}"
+    )
+    return FitOutcome(steering, trainer.state.history, (note,))
+
+
+def _anchor_kl(
+    request: FitRequest, anchors: Anchors, steering: Steering, strengths: list[float]
+) -> list[float]:
+    """Mean KL over anchor items and texts together, at each strength."""
+    items = decide(request.model, anchors.items, steering=steering, strengths=strengths)
+    texts = score_texts(request.model, anchors.texts, steering=steering, strengths=strengths)
+    assert texts.kl is not None
+    return [_mean(d.kl, kl) for d, kl in zip(items, texts.kl, strict=True)]
+
+
+def _mean(*parts: np.ndarray | None) -> float:
+    return float(np.concatenate([part for part in parts if part is not None]).mean())

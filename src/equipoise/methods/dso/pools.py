@@ -1,0 +1,133 @@
+"""Training pools: encoded once, the base model's distributions computed once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from equipoise.decisions.encode import Encoded, encode_item, encode_text
+from equipoise.decisions.score import batches, score
+from equipoise.errors import EquipoiseError
+from equipoise.models import Model
+from equipoise.tasks.item import Item
+
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Encoded rows with what the base model says to them.
+
+    Attributes:
+        rows: The n rows, all items or all texts.
+        nodes: Per row, the base model's next-token log-probabilities at its decision positions,
+            [positions, V] in the model's dtype.
+        options: float32 [n, K]; the base model's option scores.
+    """
+
+    rows: tuple[Encoded, ...]
+    nodes: tuple[Tensor, ...]
+    options: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def item_pool(model: Model, items: Sequence[Item]) -> Pool:
+    """Encode items and score them with the base model."""
+    return _with_base(model, [encode_item(model, item) for item in items])
+
+
+def text_pool(
+    model: Model, texts: Sequence[str], *, length: int, positions: int, seed: int
+) -> Pool:
+    """Encode the beginnings of texts, each measured at some of its positions, drawn once."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for text in texts:
+        for row in encode_text(model, text, window=length)[:1]:
+            order = torch.randperm(len(row.positions), generator=generator)[:positions]
+            rows.append(replace(row, positions=tuple(sorted(order.tolist()))))
+    return _with_base(model, rows)
+
+
+def _with_base(model: Model, rows: Sequence[Encoded]) -> Pool:
+    width = max((len(row.suffixes) for row in rows), default=1) or 1
+    options = torch.full((len(rows), width), float("-inf"), device=model.device)
+    nodes: list[Tensor] = [torch.empty(0)] * len(rows)
+    with torch.no_grad():
+        for index in batches(rows, _BATCH_TOKENS):
+            found = score(model.hf, [rows[i] for i in index])
+            options[index, : found.options.shape[1]] = found.options
+            for j, i in enumerate(index):
+                nodes[i] = found.nodes[found.row == j].to(model.hf.dtype)
+    return Pool(tuple(rows), tuple(nodes), options)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the options of n ambiguous items mean, as tensors.
+
+    Attributes:
+        group: float32 [n, K, G]; 1 where an option picks a group (two groups: pro and anti).
+        abstain: bool [n, K].
+        target: float32 [G]; the wanted share of each group among answers that pick one.
+    """
+
+    group: Tensor
+    abstain: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, items: Sequence[Item], target: dict[str, float] | None, width: int) -> Labels:
+        """Read them off the items."""
+        if items and items[0].groups is not None:
+            names = sorted({g for item in items for g in item.groups or () if g is not None})
+        else:
+            names = ["pro", "anti"]
+        shares = target or {name: 1 / len(names) for name in names}
+        group = torch.zeros(len(items), width, len(names))
+        abstain = torch.zeros(len(items), width, dtype=torch.bool)
+        for i, item in enumerate(items):
+            for k, side in enumerate(item.groups or item.sides or ()):
+                if side in names:
+                    group[i, k, names.index(str(side))] = 1.0
+                abstain[i, k] = item.abstains[k]
+        return cls(group, abstain, torch.tensor([shares.get(name, 0.0) for name in names]))
+
+
+class Stratified:
+    """Draws of twins that give every context the same weight, whatever its number of items.
+
+    Contexts come in shuffled rounds, then a twin of the context, uniformly, with replacement
+    (spec/findings.md, "Long tail": only this holds when sizes are adversarial).
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        twins: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for i, item in enumerate(items):
+            for context in item.contexts:
+                twins[context][item.twin].append(i)
+        if not twins:
+            raise EquipoiseError("no ambiguous item of the train split names a context to balance")
+        self.contexts = sorted(twins)
+        self._twins = [list(twins[context].values()) for context in self.contexts]
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[list[int], list[int], list[int]]:
+        """Row indices of n twins, and for each row its context's number and its twin's number."""
+        rounds = -(-n // len(self.contexts))
+        order = [torch.randperm(len(self.contexts), generator=generator) for _ in range(rounds)]
+        rows: list[int] = []
+        context: list[int] = []
+        twin: list[int] = []
+        for number, c in enumerate(torch.cat(order)[:n].tolist()):
+            choices = self._twins[c]
+            members = choices[int(torch.randint(len(choices), (), generator=generator))]
+            rows += members
+            context += [c] * len(members)
+            twin += [number] * len(members)
+        return rows, context, twin

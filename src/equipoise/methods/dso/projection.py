@@ -1,0 +1,66 @@
+"""Hold the KL budgets: shrink the fitted map to the largest strength that keeps them.
+
+One fit with a weak fixed penalty serves every budget: the largest ω such that both pools' KL,
+measured on held-out prompts, stays within budget at ω and at every smaller strength checked
+(spec/findings.md, "KL control"). The map is then rescaled so that ω = 1 is that strength.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from equipoise.methods.dso.sparsity import parts
+from equipoise.steering import Steering
+
+_GRID = np.linspace(0, 1, 11)
+_BISECTIONS = 6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """KL allowed on each pool, in nats; and what was measured at the strength that was chosen."""
+
+    ambiguous: float
+    anchor: float
+
+    def holds(self, kl: tuple[float, float]) -> bool:
+        """Whether (ambiguous, anchor) KL is within budget."""
+        return kl[0] <= self.ambiguous and kl[1] <= self.anchor
+
+
+Measure = Callable[[list[float]], list[tuple[float, float]]]
+"""Strengths -> mean KL (ambiguous, anchor) at each, on held-out prompts."""
+
+
+def largest_within(budget: Budget, measure: Measure) -> tuple[float, tuple[float, float]]:
+    """The largest strength within budget, with the KL measured there.
+
+    Checks a grid from 0 to 1; where a budget breaks between two points, bisects between them.
+    """
+    grid = [float(w) for w in _GRID]
+    found = measure(grid)
+    broken = next((i for i, kl in enumerate(found) if not budget.holds(kl)), None)
+    if broken is None:
+        return 1.0, found[-1]
+    if broken == 0:
+        return 0.0, found[0]
+    low, high, at_low = grid[broken - 1], grid[broken], found[broken - 1]
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        (kl,) = measure([middle])
+        if budget.holds(kl):
+            low, at_low = middle, kl
+        else:
+            high = middle
+    return low, at_low
+
+
+@torch.no_grad()
+def rescale(steering: Steering, strength: float) -> None:
+    """Make ω = 1 mean what ``strength`` meant: the map is linear in ω, so scale a and b."""
+    for _, _, value in parts(steering):
+        value.mul_(strength)

@@ -1,0 +1,108 @@
+"""The reward, and the side each context's answers currently favour (dso.md, "Objective")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.methods.dso.pools import Labels
+from equipoise.tasks.item import Item
+
+
+class Majority:
+    """S*: how much each context favours each group, followed as the policy moves.
+
+    Keeps the last known group shares of every item and averages them per context. What a step
+    sees of a context corrects that average by the change since its items were last seen, so that
+    S* does not lag behind the policy by an epoch (a lag makes training swing from side to side).
+
+    Args:
+        items: The n ambiguous training items.
+        contexts: Their contexts, in the order of the stratified draw.
+        labels: What their options mean.
+        options: float32 [n, K]; the base model's option scores.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], contexts: Sequence[str], labels: Labels, options: Tensor
+    ) -> None:
+        number = {context: c for c, context in enumerate(contexts)}
+        pairs = [(number[c], i) for i, item in enumerate(items) for c in item.contexts]
+        self._context = torch.tensor([c for c, _ in pairs])
+        self._item = torch.tensor([i for _, i in pairs])
+        self._contexts = len(contexts)
+        self._labels = labels
+        self.shares = group_shares(options.softmax(-1).cpu(), labels.group)
+
+    def observe(self, rows: Sequence[int], context: Sequence[int], probabilities: Tensor) -> Tensor:
+        """Take in option probabilities [n, K] of a step's rows; the excess of their contexts.
+
+        Returns:
+            float32 [n, G]; what :meth:`excess` is for each row's context, as of this step.
+        """
+        index, groups = torch.as_tensor(rows), torch.as_tensor(context)
+        fresh = group_shares(probabilities.detach().cpu(), self._labels.group[index])
+        moved = self._mean(fresh - self.shares[index], groups)
+        now = self._mean(self.shares[self._item], self._context) + moved
+        self.shares[index] = fresh
+        return self._beyond_target(now)[groups]
+
+    def excess(self) -> Tensor:
+        """float32 [contexts, G]: each group's share beyond its target, scaled as a bias in [-1, 1].
+
+        For two groups and equal targets this is ±(P(pro) − P(anti)).
+        """
+        return self._beyond_target(self._mean(self.shares[self._item], self._context))
+
+    def _mean(self, values: Tensor, context: Tensor) -> Tensor:
+        """Mean of the values of each context (0 where there is none), [contexts, G]."""
+        total = torch.zeros(self._contexts, values.shape[1]).index_add_(0, context, values)
+        count = torch.bincount(context, minlength=self._contexts).clamp(min=1)
+        return total / count[:, None]
+
+    def _beyond_target(self, mean: Tensor) -> Tensor:
+        target = self._labels.target
+        return (mean - target * mean.sum(-1, keepdim=True)) / (1 - target).clamp(min=1e-6)
+
+    def bias(self) -> float:
+        """Mean over contexts of the total variation from the target (two groups: |δ|)."""
+        target = self._labels.target
+        raw = self.excess() * (1 - target)
+        return float((raw.abs().sum(-1) / 2 / (1 - 1 / len(target))).mean())
+
+
+def group_shares(probabilities: Tensor, group: Tensor) -> Tensor:
+    """Probability of each group: [n, K] and [n, K, G] -> [n, G]."""
+    return torch.einsum("nk,nkg->ng", probabilities, group[:, : probabilities.shape[1]])
+
+
+def rewards(
+    excess: Tensor,
+    group: Tensor,
+    target: Tensor,
+    *,
+    kind: Literal["ternary", "paper"],
+    width: float,
+) -> Tensor:
+    """Reward of every option, float32 [n, K].
+
+    ``ternary``: an option earns minus the (smoothed) sign of its group's excess, centred so that
+    answers that pick no group earn 0; with two groups E[r] = −|P(pro) − P(anti)| also when some
+    answers abstain. ``paper``: −1 for a group in excess, +1 for anything else, abstaining too.
+
+    Args:
+        excess: float32 [n, G]; of each row's context.
+        group: float32 [n, K, G]; which group an option picks.
+        target: float32 [G].
+        kind: Which reward.
+        width: Bias over which the sign ramps up; 0 for the hard sign.
+    """
+    sign = excess.sign() if width == 0 else (excess / width).clamp(-1, 1)
+    picks = group.sum(-1)
+    mine = torch.einsum("nkg,ng->nk", group, sign)
+    if kind == "paper":
+        return torch.where(picks > 0, -mine, torch.ones_like(mine))
+    return -(mine - picks * (sign * target).sum(-1, keepdim=True))

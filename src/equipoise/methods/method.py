@@ -1,0 +1,106 @@
+"""What a method is, what it is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from equipoise.errors import EquipoiseError
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.suggest import did_you_mean
+from equipoise.tasks.item import Item, Task
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called as ``progress(step, of, figures)`` after each step of a fit."""
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's settings: unknown names are errors, values are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What the model should go on doing as before.
+
+    Attributes:
+        items: Prompts with options (unambiguous items, capability questions).
+        texts: Plain documents.
+    """
+
+    items: tuple[Item, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.items or self.texts)
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What a method is given.
+
+    Attributes:
+        model: The frozen model.
+        task: Fit on its ``train`` split, choose on ``validation``; never look at the others.
+        anchors: Prompts of the train split on which the model should not change.
+        held_out_anchors: The same of the validation split, to verify on.
+        seed: Every random choice follows from it.
+        progress: Told after each step.
+        checkpoint: Where to keep what a resumed fit needs; None keeps nothing.
+    """
+
+    model: Model
+    task: Task
+    anchors: Anchors
+    held_out_anchors: Anchors
+    seed: int = 0
+    progress: Progress | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """What a method returns: the steering, how the fit went, and remarks for the report."""
+
+    steering: Steering
+    history: list[dict[str, float]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to fit a steering.
+
+    Attributes:
+        name: As on the command line.
+        summary: One line for ``equipoise methods``.
+        config: Its settings.
+        fit: Does it.
+    """
+
+    name: str
+    summary: str
+    config: type[MethodConfig]
+    fit: Callable[[FitRequest, Any], FitOutcome]
+
+    def configure(self, **settings: Any) -> MethodConfig:
+        """Checked settings.
+
+        Raises:
+            EquipoiseError: An unknown setting or a value out of range; names it.
+        """
+        try:
+            return self.config(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            hint = ""
+            if first["type"] == "extra_forbidden":
+                hint = did_you_mean(name, self.config.model_fields)
+            raise EquipoiseError(f"{self.name}: {name}: {first['msg'].lower()}{hint}") from error

@@ -1,0 +1,67 @@
+"""A fingerprint of a model's weights: fast, and the same in float32 and bfloat16."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.models.model import Model, unwrap
+
+_SAMPLE = 64
+_STRUCTURE = 16
+
+
+def fingerprint(model: Model | nn.Module) -> str:
+    """64 hex digits: 16 of the structure (names and shapes), 48 of a sample of the values.
+
+    At most 64 evenly spaced entries of every parameter are read, rounded to bfloat16: the same
+    weights in float32 and bfloat16 agree. float16 (which loses small values) and quantised
+    weights have fingerprints of their own.
+
+    Raises:
+        SteeringError: The weights are not in memory.
+    """
+    root = unwrap(model)
+    structure, values = hashlib.sha256(), hashlib.sha256()
+    structure.update(str(getattr(getattr(root, "config", None), "model_type", "")).encode())
+    samples: list[Tensor] = []
+    for name, parameter in root.named_parameters():
+        if parameter.is_meta:
+            raise SteeringError(f"{name} is on the meta device or offloaded: its values are needed")
+        structure.update(f"{name}{tuple(parameter.shape)}".encode())
+        samples.append(_sample(parameter))
+    for sample in _to_cpu(samples):
+        values.update(sample.view(torch.int16).numpy().tobytes())
+    return structure.hexdigest()[:_STRUCTURE] + values.hexdigest()[: 64 - _STRUCTURE]
+
+
+def explain(expected: str, found: str, name: str) -> str:
+    """One line on how two fingerprints differ."""
+    made_for = f"this steering was made for {name or 'another model'}"
+    if expected[:_STRUCTURE] != found[:_STRUCTURE]:
+        return f"{made_for}; this model has other parameters or shapes"
+    return (
+        f"{made_for}; this model has its shapes but other weights (or float16 or quantised "
+        "ones): allow the mismatch if it is a fine-tune of it"
+    )
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().reshape(-1)
+    step = max(flat.numel() // _SAMPLE, 1)
+    return flat[::step][:_SAMPLE].to(torch.bfloat16)
+
+
+def _to_cpu(samples: list[Tensor]) -> list[Tensor]:
+    """The samples in their order, by one transfer per device rather than one per parameter."""
+    moved: list[Tensor] = list(samples)
+    for device in {sample.device for sample in samples}:
+        here = [i for i, sample in enumerate(samples) if sample.device == device]
+        joined = torch.cat([samples[i] for i in here]).cpu()
+        sizes = [samples[i].numel() for i in here]
+        for i, sample in zip(here, joined.split(sizes), strict=True):
+            moved[i] = sample
+    return moved

@@ -1,0 +1,177 @@
+"""Load a causal LM or a VLM: ``builtin:NAME``, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equipoise.errors import EquipoiseError
+from equipoise.models.model import Model
+from equipoise.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+BUILTIN = "builtin:"
+
+
+def builtin_models() -> list[str]:
+    """Names of the bundled models, each loadable as ``builtin:NAME``."""
+    root = resources.files("equipoise.models") / "bundled"
+    return sorted(p.name for p in root.iterdir() if (p / "config.json").is_file())
+
+
+def load(
+    name: str = BUILTIN,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    chat: bool | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a model with its tokenizer (and processor, if it reads images), frozen, in eval mode.
+
+    Args:
+        name: ``builtin:NAME`` (``builtin:`` alone is the default bundled model), a local folder,
+            or a hub id. Only a hub id touches the network.
+        revision: Hub revision.
+        dtype: A torch dtype or its name; "auto" keeps the checkpoint's, except that half
+            precision is widened to float32 on CPU, where it is slow and inexact.
+        device: Where to put the model; default: an accelerator if there is one, else CPU.
+        device_map: As in transformers (needs accelerate); excludes ``device``.
+        chat: Use the chat template. Default: if the tokenizer has one.
+        trust_remote_code: Run code from the checkpoint. Off unless asked for.
+
+    Raises:
+        EquipoiseError: Nothing there, or not a model this library can load.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = _resolve(name)
+    common = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        common["revision"] = revision
+    with _readable_errors(name), _quiet():
+        config = AutoConfig.from_pretrained(source, **common)
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        where = _device(device) if device_map is None else None
+        hf = _auto_class(config).from_pretrained(
+            source,
+            dtype=_dtype(dtype, config, where),
+            device_map=device_map,
+            **common,
+        )
+        processor = _processor(source, config, common)
+    if where is not None:
+        hf.to(where)
+    hf.eval().requires_grad_(False)
+    if chat is None:
+        chat = tokenizer.chat_template is not None
+    elif chat and tokenizer.chat_template is None:
+        raise EquipoiseError(f"{name} has no chat template; leave --chat off")
+    shown = f"{BUILTIN}{source.name}" if isinstance(source, Path) and _is_builtin(name) else name
+    return Model(hf, tokenizer, processor, shown, revision, chat)
+
+
+def _is_builtin(name: str) -> bool:
+    return name.startswith(BUILTIN)
+
+
+def _resolve(name: str) -> str | Path:
+    if _is_builtin(name):
+        known = builtin_models()
+        wanted = name.removeprefix(BUILTIN) or known[0]
+        if wanted not in known:
+            raise EquipoiseError(
+                f"unknown bundled model {name!r}{did_you_mean(wanted, known)}; "
+                f"there is {', '.join(BUILTIN + k for k in known)}"
+            )
+        return Path(str(resources.files("equipoise.models"))) / "bundled" / wanted
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise EquipoiseError(f"{name}: a folder without config.json is not a checkpoint")
+        return path
+    if path.exists():
+        raise EquipoiseError(f"{name}: a file; MODEL is a hub id, a checkpoint folder or builtin:")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
+        raise EquipoiseError(f"{name!r}: no such folder")
+    return name
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT,
+    )
+
+    return AutoModelForImageTextToText if config.model_type in IMAGE_TEXT else AutoModelForCausalLM
+
+
+def _processor(source: str | Path, config: PretrainedConfig, common: dict[str, Any]) -> Any:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if _auto_class(config) is not AutoModelForImageTextToText:
+        return None
+    try:
+        return AutoProcessor.from_pretrained(source, **common)
+    except (ImportError, OSError, ValueError) as error:
+        logging.getLogger(__name__).warning("no processor, text only: %s", error)
+        return None
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
+    return accelerator or torch.device("cpu")
+
+
+def _dtype(
+    dtype: str | torch.dtype, config: PretrainedConfig, device: torch.device | None
+) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise EquipoiseError(f"unknown dtype {dtype!r}; use float32, bfloat16, float16 or auto")
+        return found
+    stored = getattr(config, "dtype", None)
+    on_cpu = device is not None and device.type == "cpu"
+    return torch.float32 if on_cpu and stored in (torch.float16, None) else "auto"
+
+
+@contextlib.contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    """Turn the loaders' errors into one line that names the model."""
+    try:
+        yield
+    except EquipoiseError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        kind = "folder" if Path(name).expanduser().is_dir() else "hub id, folder or builtin:NAME"
+        raise EquipoiseError(f"cannot load {name!r} as a {kind}: {first.strip()}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No weight-loading bars of transformers: this library shows its own progress."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

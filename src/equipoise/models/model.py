@@ -1,0 +1,51 @@
+"""A loaded language model with what belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import device as Device
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Model:
+    """A transformers model, its tokenizer and processor, and where they came from.
+
+    Attributes:
+        hf: The transformers model, in eval mode, its parameters frozen.
+        tokenizer: Its tokenizer.
+        processor: Its image-and-text processor; None for text models.
+        name: What the user called it (hub id, folder, ``builtin:NAME``).
+        revision: The hub revision asked for.
+        chat: Whether prompts go through the tokenizer's chat template.
+    """
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    processor: Any = None
+    name: str = ""
+    revision: str | None = None
+    chat: bool = False
+
+    @property
+    def device(self) -> Device:
+        """Where inputs go."""
+        return self.hf.device
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``hf.generate``."""
+        return self.hf.generate(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``hf(...)``."""
+        return self.hf(*args, **kwargs)
+
+
+def unwrap(model: Model | nn.Module) -> nn.Module:
+    """The torch module of a :class:`Model`, or the module itself."""
+    return model.hf if isinstance(model, Model) else model

@@ -1,0 +1,231 @@
+"""Remarks on a study: what holds, what limits the measurement, what a reader must not miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from equipoise.report.numbers import listing, number, signed, strength, with_interval
+from equipoise.report.view import (
+    ABSTENTION,
+    BIAS,
+    FAIR,
+    GREEDY,
+    HELD_OUT,
+    UNAMBIGUOUS,
+    Metric,
+    Row,
+    Study,
+    capability,
+)
+
+BIAS_LIMIT = 0.10
+"""A greedy or held-out bias above this is called out."""
+
+ABSTENTION_LIMIT = 0.03
+"""A change of the abstention rate below this is not mentioned."""
+
+SHARE_LIMIT = 0.3
+"""A share this far from balance, relative to it, looks like a rule: .35 and .65 of two."""
+
+DROP_LIMIT = 0.01
+"""A loss whose lower limit is above this is called one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark: a result that holds, a limit of the measurement, or a warning."""
+
+    level: Literal["good", "note", "warning"]
+    title: str
+    text: str
+
+
+def findings(study: Study) -> Iterator[Finding]:
+    """All remarks on a study at the strength it shows first."""
+    row = study.shown
+    single = (
+        _interpolated(study),
+        _greedy(study, row),
+        _trivial_rule(study, row),
+        _held_out(study, row),
+        _abstention(study, row),
+        _monotone(study),
+        _left_out(study, row),
+    )
+    yield from (finding for finding in single if finding)
+    yield from _drops(study, row)
+    yield from _caveats(row)
+
+
+def omega(row: Row) -> str:
+    """The row's strength as ``ω = 0.8``, with spaces that do not break."""
+    return f"ω\u00a0=\u00a0{strength(row.strength)}"
+
+
+def drop_text(metric: Metric) -> str:
+    """A metric's loss against strength 0 as a clause, empty where none was measured."""
+    if not metric.drop:
+        return ""
+    return f", {'relative rise' if metric.perplexity else 'drop'} {with_interval(metric.drop)}"
+
+
+def _interpolated(study: Study) -> Finding | None:
+    if not study.chosen or study.row(study.chosen):
+        return None
+    return Finding(
+        "note",
+        f"ω = {strength(study.chosen)} was interpolated",
+        f"It was chosen between swept strengths and not measured itself; the figures here are of "
+        f"{omega(study.shown)}.",
+    )
+
+
+def _where(study: Study, row: Row) -> str:
+    return "" if study.audit else f" at {omega(row)}"
+
+
+def _greedy(study: Study, row: Row) -> Finding | None:
+    greedy, fair = row.metric(GREEDY), row.metric(FAIR)
+    if greedy is None:
+        return None
+    told = f"Bias of greedy decoding {with_interval(greedy)}{_where(study, row)}."
+    if greedy.estimate <= BIAS_LIMIT:
+        return Finding("good", "Greedy answers are balanced too", told)
+    remedy = (
+        f" Fair (seeded-hash) decoding is deterministic too and has {with_interval(fair)}."
+        if fair
+        else " Sampling, or fair (seeded-hash) decoding, has the bias by probability."
+    )
+    still = "" if study.audit else "still "
+    return Finding("warning", f"Greedy answers {still}follow the stereotype", told + remedy)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """How often one kind of option is answered, and how often it would be at balance."""
+
+    name: str
+    balance: float
+    soft: float | None
+    greedy: float | None
+
+    @property
+    def off(self) -> bool:
+        """Whether either share is too far from balance to be an accident."""
+        known = [share for share in (self.soft, self.greedy) if share is not None]
+        return any(abs(share - self.balance) > SHARE_LIMIT * self.balance for share in known)
+
+    def __str__(self) -> str:
+        if self.greedy is None:
+            return f"{self.name} {number(self.soft)}"
+        return f"{self.name} {number(self.soft)} (greedy {number(self.greedy)})"
+
+
+def _trivial_rule(study: Study, row: Row) -> Finding | None:
+    """A bias of 0 by "always the first option" is no fairness: look at the shares."""
+    known = _shares(row)
+    if not known:
+        return None
+    off = [str(share) for share in known if share.off]
+    if not off:
+        told = listing([str(share) for share in known])
+        return Finding("good", "No trivial rule", f"Shares of the answers: {told}.")
+    distance, flips = row.number("twins", "distance"), row.number("twins", "greedy_flips")
+    twins = (
+        f" Twins differ by {number(distance)} in probability; {number(flips)} of them flip."
+        if distance is not None
+        else ""
+    )
+    return Finding(
+        "warning",
+        "A trivial rule may be at work",
+        f"Shares of the answers{_where(study, row)}: {listing(off)}. A rule such as “always the "
+        f"first” has no bias either.{twins}",
+    )
+
+
+def _shares(row: Row) -> list[_Share]:
+    """The first option's share of all answers, each class's share of those that name a class."""
+    soft, greedy = row.number("shares", "first_option"), row.number("shares", "first_option_greedy")
+    first = _Share("first option", 0.5, soft, greedy)
+    found = [] if soft is None and greedy is None else [first]
+    by_kind = [_of_answered(row.classes(kind)) for kind in ("classes", "classes_greedy")]
+    names = dict.fromkeys(name for shares in by_kind for name in shares)
+    for name in names:
+        found.append(_Share(name, 1 / len(names), *(shares.get(name) for shares in by_kind)))
+    return found
+
+
+def _of_answered(shares: Mapping[str, float]) -> dict[str, float]:
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()} if total > 0 else {}
+
+
+def _held_out(study: Study, row: Row) -> Finding | None:
+    held = row.metric(HELD_OUT)
+    if held is None or study.audit:
+        return None
+    told = f"Bias {with_interval(held)}{_where(study, row)}, on occupations never seen in the fit."
+    if (held.low or 0) > BIAS_LIMIT:
+        return Finding("warning", "Held-out occupations stay biased", told)
+    return Finding("good", "It holds for held-out occupations", told)
+
+
+def _abstention(study: Study, row: Row) -> Finding | None:
+    after = row.metric(ABSTENTION)
+    before = study.base.metric(ABSTENTION) if study.base else None
+    if after is None or before is None or row is study.base:
+        return None
+    moved = after.estimate - before.estimate
+    if abs(moved) <= ABSTENTION_LIMIT:
+        return None
+    return Finding(
+        "warning",
+        "Abstention moved",
+        f"From {with_interval(before)} to {with_interval(after)} ({signed(moved)}): part of the "
+        "change in bias may be answers withheld or forced.",
+    )
+
+
+def _drops(study: Study, row: Row) -> list[Finding]:
+    """Losses that are certain: the lower end of the drop is above the limit."""
+    measures = [UNAMBIGUOUS, *map(capability, study.capabilities)]
+    found = [(measure.label, metric) for measure in measures if (metric := row.metric(measure))]
+    return [
+        Finding(
+            "warning",
+            f"{label} is lost",
+            f"{with_interval(metric)}{drop_text(metric)}{_where(study, row)}.",
+        )
+        for label, metric in found
+        if metric.drop and (metric.drop.low or 0) > DROP_LIMIT
+    ]
+
+
+def _monotone(study: Study) -> Finding | None:
+    curve = [m.estimate for row in study.rows if (m := row.metric(BIAS))]
+    if len(curve) < 3 or all(later <= earlier + 1e-9 for earlier, later in pairwise(curve)):
+        return None
+    return Finding(
+        "note",
+        "Bias is not monotone in ω",
+        "More strength is not less bias everywhere on this curve; use the measured strengths.",
+    )
+
+
+def _caveats(row: Row) -> Iterator[Finding]:
+    """What the estimator itself warned of: too few occupations or twins, no width."""
+    warnings = (row.at(*BIAS.path) or {}).get("warnings") or ()
+    for warning in warnings:
+        yield Finding("note", "About the interval", f"{warning}.")
+
+
+def _left_out(study: Study, row: Row) -> Finding | None:
+    reasons = study.left_out(row)
+    if not reasons:
+        return None
+    told = [f"{name} ({reason})" for name, reason in reasons.items()]
+    return Finding("note", "Left out of the estimate", f"{listing(told)}.")

@@ -1,0 +1,174 @@
+"""Tables for the terminal: a sweep, an audit, a comparison, readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from equipoise.report.numbers import MISSING, number, strength
+from equipoise.report.verdict import Verdict, judge, judge_comparison
+from equipoise.report.view import (
+    ABSTENTION,
+    BIAS,
+    GREEDY,
+    UNAMBIGUOUS,
+    Metric,
+    Row,
+    Study,
+    capability,
+    studies,
+)
+
+
+def results_table(results: Mapping[str, Any]) -> RenderableType:
+    """The table at the end of a run, an audit, a sweep or a comparison, with its warnings.
+
+    Args:
+        results: A results dict (schema ``equipoise/results/1``), or ``{"results": [...],
+            "pareto": [...]}`` of a comparison.
+
+    Returns:
+        What a ``rich.console.Console`` prints.
+
+    Raises:
+        EquipoiseError: If there is nothing to report.
+    """
+    many = studies(results)
+    if len(many) > 1:
+        pareto = [str(name) for name in results.get("pareto") or ()]
+        return Group(_comparison(many, pareto), *_remarks(judge_comparison(many, pareto)))
+    study = many[0]
+    tables = [_sweep(study)]
+    if len(study.capabilities) > 1:
+        tables.append(_capabilities(study))
+    return Group(*tables, *_remarks(judge(study)))
+
+
+def _sweep(study: Study) -> Table:
+    table = _table(f"{study.method} · {study.model} · {study.task}")
+    _columns(table, "ω", "bias [95 %]", "parity", "greedy", "unamb.", "drop")
+    if len(study.capabilities) == 1:
+        _columns(table, study.capabilities[0], "drop")
+    _columns(table, "abst.", "KL")
+    for row in study.rows:
+        bias, kept = row.metric(BIAS), row.metric(UNAMBIGUOUS)
+        cells = [
+            _with_interval(bias),
+            _short(bias.number("parity") if bias else None),
+            _estimate(row.metric(GREEDY)),
+            _estimate(kept),
+            _drop(kept),
+        ]
+        if len(study.capabilities) == 1:
+            only = row.metric(capability(study.capabilities[0]))
+            cells += [_estimate(only), _drop(only)]
+        cells += [_estimate(row.metric(ABSTENTION)), _short(row.number("kl", "ambiguous"))]
+        _add(table, study, row, cells)
+    if study.chosen and study.row(study.chosen) is None:
+        table.caption = f"▸ chosen: {strength(study.chosen)}, interpolated"
+    return table
+
+
+def _capabilities(study: Study) -> Table:
+    """Estimate (drop) of every capability, where one column would not hold them."""
+    table = _table("capability (drop against ω = 0)")
+    _columns(table, "ω", *study.capabilities)
+    for row in study.rows:
+        metrics = [row.metric(capability(name)) for name in study.capabilities]
+        _add(
+            table,
+            study,
+            row,
+            [f"{_estimate(m)} ({_drop(m)})" if m and m.drop else _estimate(m) for m in metrics],
+        )
+    return table
+
+
+def _comparison(many: Sequence[Study], pareto: Sequence[str]) -> Table:
+    table = _table(f"{many[0].model} · {many[0].task}, each method at its chosen strength")
+    table.add_column("method", no_wrap=False)
+    _columns(table, "ω", "bias [95 %]", "greedy", "unamb.", "drop", "worst cap. drop", "abst.")
+    for study in many:
+        row = study.shown
+        kept = row.metric(UNAMBIGUOUS)
+        front = study.method in pareto
+        table.add_row(
+            f"{study.method}{' ◆' if front else ''}",
+            strength(row.strength),
+            _with_interval(row.metric(BIAS)),
+            _estimate(row.metric(GREEDY)),
+            _estimate(kept),
+            _drop(kept),
+            _worst_drop(study, row),
+            _estimate(row.metric(ABSTENTION)),
+            style="bold" if front else "",
+        )
+    if pareto:
+        table.caption = "◆ Pareto front of bias and accuracy"
+    return table
+
+
+def _remarks(verdict: Verdict) -> list[RenderableType]:
+    headline = Text(verdict.headline, style="bold")
+    lines = [
+        Text.assemble(("! ", "yellow"), (f"{found.title}. ", "bold"), found.text)
+        for found in verdict.warnings
+    ]
+    return [Padding(line, (0, 0, 0, 1)) for line in (headline, *lines)]
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _columns(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(Text(name), justify="right", no_wrap=name not in ("worst cap. drop",))
+
+
+def _add(table: Table, study: Study, row: Row, cells: Sequence[str]) -> None:
+    """A row of a strength, the chosen one marked by sign and weight."""
+    chosen = not study.audit and study.chosen is not None and row is study.row(study.chosen)
+    name = f"{'▸ ' if chosen else ''}{strength(row.strength)}"
+    table.add_row(name, *cells, style="bold" if chosen else "")
+
+
+def _worst_drop(study: Study, row: Row) -> str:
+    metrics = [row.metric(capability(name)) for name in study.capabilities]
+    drops = [metric.drop.estimate for metric in metrics if metric and metric.drop]
+    return _short(max(drops)) if drops else MISSING
+
+
+def _short(value: float | None) -> str:
+    """A number without its leading zero, as columns are dear: ``.021``, ``−.004``."""
+    text = number(value)
+    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
+
+
+def _estimate(metric: Metric | None) -> str:
+    if metric is None:
+        return MISSING
+    return number(metric.estimate, 2) if metric.perplexity else _short(metric.estimate)
+
+
+def _drop(metric: Metric | None) -> str:
+    return _short(metric.drop.estimate) if metric and metric.drop else MISSING
+
+
+def _with_interval(metric: Metric | None) -> str:
+    if metric is None or metric.low is None or metric.high is None:
+        return _estimate(metric)
+    return f"{_short(metric.estimate)} [{_short(metric.low)}, {_short(metric.high)}]"

@@ -1,0 +1,184 @@
+"""What the numbers say, in plain words, with what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from equipoise.report.findings import Finding, drop_text, findings, omega
+from equipoise.report.numbers import estimate, listing, p_value, with_interval
+from equipoise.report.view import (
+    ABSTENTION,
+    BIAS,
+    FAIR,
+    HELD_OUT,
+    UNAMBIGUOUS,
+    Metric,
+    Row,
+    Study,
+    capability,
+)
+
+PARITY_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A headline, the sentences under it, and the findings worth a line each."""
+
+    headline: str
+    lead: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings a reader must not miss."""
+        return tuple(finding for finding in self.findings if finding.level == "warning")
+
+
+def judge(study: Study) -> Verdict:
+    """The verdict on one study, whatever it shows."""
+    headline, lead = _headline(study)
+    return Verdict(headline, lead, tuple(findings(study)))
+
+
+def judge_comparison(many: Sequence[Study], pareto: Sequence[str]) -> Verdict:
+    """The verdict on several methods, each at its chosen strength."""
+    known = [(bias.estimate, study, bias) for study in many if (bias := study.shown.metric(BIAS))]
+    if not known:
+        return Verdict("No method leaves a bias that can be measured", "", ())
+    _, best, bias = min(known, key=lambda entry: entry[0])
+    headline = f"Lowest bias: {best.method}, {estimate(bias)} at {omega(best.shown)}"
+    lead = f"{with_interval(bias)} on {best.task}, among {len(many)} methods. " + (
+        f"On the Pareto front of bias and accuracy: {listing(list(pareto))}." if pareto else ""
+    )
+    return Verdict(headline, lead.strip(), _shared_warnings(many))
+
+
+def _shared_warnings(many: Sequence[Study]) -> tuple[Finding, ...]:
+    """Each kind of warning once, with the methods it holds for."""
+    concerned: dict[str, list[str]] = {}
+    for study in many:
+        for finding in judge(study).warnings if not study.audit else ():
+            concerned.setdefault(finding.title, []).append(study.method)
+    return tuple(
+        Finding("warning", title, f"Holds for {listing(methods)}, each at its chosen strength.")
+        for title, methods in concerned.items()
+    )
+
+
+def not_measured(study: Study) -> list[str]:
+    """What these results cannot tell, as short noun phrases."""
+    row = study.shown
+    gaps = []
+    if row.metric(BIAS) is None:
+        gaps.append("bias by probability (undefined on these answers)")
+    if row.metric(UNAMBIGUOUS) is None:
+        gaps.append("accuracy where the evidence decides (the task has no unambiguous items)")
+    if not study.capabilities:
+        gaps.append("capability on other work")
+    if row.metric(HELD_OUT) is None:
+        gaps.append("occupations never seen in the fit")
+    if row.metric(FAIR) is None:
+        gaps.append("fair (seeded-hash) decoding")
+    gaps.append("biases that the task's labels do not describe")
+    gaps.append("free text, other languages and other ways of asking")
+    return gaps
+
+
+def _headline(study: Study) -> tuple[str, str]:
+    row, base = study.shown, study.base
+    bias = row.metric(BIAS)
+    if study.audit:
+        return _audit_headline(study, row, bias)
+    before = base.metric(BIAS) if base else None
+    if study.chosen is not None and study.chosen == 0:
+        return "No strength above 0 is recommended", _lead_unchosen(study, before)
+    if bias is None:
+        return (
+            f"At {omega(row)} the bias is undefined",
+            " ".join(filter(None, (_upper(study.rule), _why_undefined(row), _costs(study, row)))),
+        )
+    headline = f"At {omega(row)}, {_movement(before, bias)}"
+    unsteered = f" Unsteered: {with_interval(before)}." if before else ""
+    lead = f"Steered: {with_interval(bias)}, {_parity(bias)}.{unsteered} {_costs(study, row)}"
+    return headline, lead.strip()
+
+
+def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, str]:
+    if bias is None:
+        return "The bias is undefined", f"{_why_undefined(row)} {_costs(study, row)}".strip()
+    found = not _at_parity(bias)
+    said = "follows the stereotype" if found else "shows no bias beyond chance"
+    headline = f"{study.model} {said}: per-occupation bias {estimate(bias)}"
+    return headline, f"{with_interval(bias)} on {study.task}, {_parity(bias)}. {_costs(study, row)}"
+
+
+def _lead_unchosen(study: Study, before: Metric | None) -> str:
+    steered = [(m.estimate, r, m) for r in study.rows if r.strength and (m := r.metric(BIAS))]
+    sentences = [_upper(study.rule)]
+    if before:
+        sentences.append(f"Unsteered bias: {with_interval(before)}.")
+    if steered:
+        _, row, best = min(steered, key=lambda entry: entry[0])
+        sentences.append(
+            f"The lowest bias measured is {with_interval(best)} at {omega(row)}. "
+            + _costs(study, row)
+        )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _why_undefined(row: Row) -> str:
+    abstention = row.metric(ABSTENTION)
+    if abstention and abstention.estimate > 0.999:
+        return "Every answer abstains."
+    return "No occupation has two twins with answers to compare."
+
+
+def _movement(before: Metric | None, after: Metric) -> str:
+    if before is None:
+        return f"per-occupation bias is {estimate(after)}"
+    apart = {
+        "falls": (after.high, before.low),
+        "rises": (before.high, after.low),
+    }
+    for verb, (lower, upper) in apart.items():
+        if lower is not None and upper is not None and lower < upper:
+            return f"per-occupation bias {verb} from {estimate(before)} to {estimate(after)}"
+    return (
+        f"no clear change in per-occupation bias: {estimate(before)} to {estimate(after)}, "
+        "intervals overlap"
+    )
+
+
+def _costs(study: Study, row: Row) -> str:
+    """Accuracy and the capability that lost most, each with its drop."""
+    sentences = []
+    if metric := row.metric(UNAMBIGUOUS):
+        sentences.append(f"Unambiguous accuracy {with_interval(metric)}{drop_text(metric)}.")
+    measured = [(n, m) for n in study.capabilities if (m := row.metric(capability(n)))]
+    dropped = [(m.drop.estimate, n, m) for n, m in measured if m.drop]
+    if dropped:
+        _, name, metric = max(dropped, key=lambda entry: entry[0])
+        most = "Capability" if len(measured) == 1 else "Largest capability drop"
+        sentences.append(f"{most}: {name} {with_interval(metric)}{drop_text(metric)}.")
+    return " ".join(sentences)
+
+
+def _at_parity(bias: Metric) -> bool:
+    p = bias.number("p_parity")
+    return p >= PARITY_LEVEL if p is not None else bias.low is not None and bias.low <= 0
+
+
+def _parity(bias: Metric) -> str:
+    """How the bias stands to what perfect parity would show with these n."""
+    p = bias.number("p_parity")
+    apart = "not distinguishable from parity" if _at_parity(bias) else "more than parity would show"
+    return apart if p is None else f"{apart} ({p_value(p)})"
+
+
+def _upper(sentence: str) -> str:
+    """A rule as a sentence: capital first, full stop last."""
+    if not sentence:
+        return ""
+    return sentence[0].upper() + sentence[1:].rstrip(".") + "."

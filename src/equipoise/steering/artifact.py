@@ -1,0 +1,251 @@
+"""The artifact: a folder with ``steering_config.json``, ``steering.safetensors``, ``README.md``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from equipoise.errors import SteeringError
+from equipoise.steering.address import Address
+from equipoise.steering.gates import GATES, Gate
+from equipoise.steering.info import SteeringInfo
+from equipoise.steering.transforms import TRANSFORMS, Transform
+
+if TYPE_CHECKING:
+    from equipoise.steering.steering import Steering
+
+FORMAT = 1
+CONFIG, TENSORS, CARD = "steering_config.json", "steering.safetensors", "README.md"
+
+
+def save(steering: Steering, folder: str | PathLike[str], *, card: str | None = None) -> Path:
+    """Write an artifact; all of it or nothing.
+
+    Args:
+        steering: What to write.
+        folder: Made if it is not there; an artifact in it is replaced, other files are kept.
+        card: Text of the model card; None: a short one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SteeringError: The folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    config = _config(steering)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the final step is a rename on one file system.
+        with tempfile.TemporaryDirectory(prefix=".steering-", dir=folder) as scratch:
+            new = Path(scratch)
+            save_file(steering.tensors(), new / TENSORS, metadata={"format": "pt"})
+            (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (new / CARD).write_text(card or default_card(steering), encoding="utf-8")
+            # The config comes last: without it, or with an old one whose digest does not fit the
+            # tensors, a folder is not read as an artifact.
+            for name in (CARD, TENSORS, CONFIG):
+                (new / name).replace(folder / name)
+    except OSError as error:
+        raise SteeringError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def load(source: str | PathLike[str], *, revision: str | None = None) -> Steering:
+    """Read an artifact from a folder, or from the hub if there is no such folder.
+
+    Raises:
+        SteeringError: No artifact there, or a damaged or a newer one.
+    """
+    from equipoise.steering.steering import Steering
+
+    folder = _locate(source, revision)
+    config = _read_config(folder / CONFIG)
+    tensors = _read_tensors(folder / TENSORS)
+    try:
+        steering = Steering(
+            _transforms(config["sites"], tensors),
+            config["token_scope"],
+            _gate(config["gate"], tensors),
+            _info(config),
+        )
+        expected = config["digest"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SteeringError(f"{folder / CONFIG}: missing or malformed entry: {error}") from error
+    if tensors:
+        raise SteeringError(f"{folder / TENSORS}: unexpected tensor {min(tensors)!r}")
+    if steering.digest != expected:
+        raise SteeringError(
+            f"{folder}: config and tensors do not belong together (digest differs); "
+            "fetch the artifact again"
+        )
+    return steering
+
+
+def push(
+    steering: Steering, repo_id: str, *, private: bool = False, card: str | None = None
+) -> str:
+    """Upload an artifact to the hub; returns the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save(steering, scratch, card=card)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="Upload steering"
+        )
+    return str(commit.commit_url)
+
+
+def default_card(steering: Steering) -> str:
+    """A model card for a steering of which no measurements are known."""
+    info = steering.info
+    base = info.base_model_name_or_path
+    head = ["---", "library_name: equipoise", *([f"base_model: {base}"] if base else []), "---"]
+    return "\n".join(
+        [
+            *head,
+            f"# Steering{f' for {base}' if base else ''}",
+            "",
+            f"{len(steering.transforms)} sites, {steering.n_parameters} parameters, "
+            f"{steering.n_nonzero} of them not zero. "
+            f"Recommended strength: {info.recommended_strength:g}.",
+            "",
+            "```python",
+            "from equipoise import Steering",
+            "",
+            'steering = Steering.from_pretrained("path/to/this/folder")',
+            f"with steering.applied(model, strength={info.recommended_strength:g}):",
+            "    model.generate(...)",
+            "```",
+            "",
+            "No measurements came with this steering.",
+            "",
+        ]
+    )
+
+
+def _config(steering: Steering) -> dict[str, Any]:
+    info = asdict(steering.info)
+    info["library_version"] = info["library_version"] or _version()
+    paths = {Address.parse(key).path for key in steering.transforms}
+    return {
+        "format_version": FORMAT,
+        "target_modules": sorted(paths),
+        **info,
+        **steering.structure(),
+        "digest": steering.digest,
+    }
+
+
+def _version() -> str:
+    try:
+        return version("equipoise")
+    except PackageNotFoundError:
+        return ""
+
+
+def _locate(source: str | PathLike[str], revision: str | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        missing = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
+        if missing:
+            raise SteeringError(f"{folder} is no steering: {' and '.join(missing)} missing")
+        return folder
+    text = str(source)
+    if folder.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise SteeringError(f"{source}: no such folder, and no hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(text, revision=revision, allow_patterns=[CONFIG, TENSORS, CARD])
+    except Exception as error:  # the hub client raises many kinds; all mean: not to be had
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SteeringError(f"{source}: no such folder, and not from the hub: {first}") from error
+    return _locate(found, None)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SteeringError(f"{path}: not readable JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("format_version"), int):
+        raise SteeringError(f"{path}: no format_version: not a steering config")
+    if config["format_version"] > FORMAT:
+        raise SteeringError(
+            f"{path}: format version {config['format_version']} is newer than this equipoise "
+            f"reads ({FORMAT}); upgrade equipoise"
+        )
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or start == b"PK\x03\x04":
+        raise SteeringError(f"{path}: this is a pickle, not safetensors; pickles are never loaded")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SteeringError(f"{path}: truncated or damaged safetensors: {error}") from error
+
+
+def _transforms(sites: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, Transform]:
+    """Build the transforms, taking their tensors out of ``tensors``."""
+    transforms = {}
+    for key, kind in sites.items():
+        if kind not in TRANSFORMS:
+            raise SteeringError(f"{key}: unknown transform {kind!r}; upgrade equipoise")
+        mine = {n.rpartition(":")[2]: tensors.pop(n) for n in sorted(tensors) if _owner(n) == key}
+        for name, value in mine.items():
+            if not bool(torch.isfinite(value).all()):
+                raise SteeringError(f"tensor {key}:{name} holds values that are not finite")
+        try:
+            transforms[key] = TRANSFORMS[kind](**mine)
+        except TypeError:
+            raise SteeringError(
+                f"{key}: missing or extra tensor; {kind} got {sorted(mine) or 'none'}"
+            ) from None
+    return transforms
+
+
+def _gate(settings: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> Gate | None:
+    if settings is None:
+        return None
+    given = dict(settings)
+    kind = given.pop("kind")
+    if kind not in GATES:
+        raise SteeringError(f"unknown gate {kind!r}; upgrade equipoise")
+    mine = {n.rpartition(":")[2]: tensors.pop(n) for n in sorted(tensors) if _owner(n) == "gate"}
+    try:
+        return GATES[kind](**{**given, **mine})
+    except TypeError:
+        raise SteeringError(f"the gate is without its probe: tensors {sorted(mine)}") from None
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(":")[0]
+
+
+def _info(config: Mapping[str, Any]) -> SteeringInfo:
+    # Entries a later version of this format may add are not ours to refuse.
+    known = {f.name: config[f.name] for f in fields(SteeringInfo) if f.name in config}
+    if known.get("verified_strengths"):
+        known["verified_strengths"] = tuple(known["verified_strengths"])
+    return SteeringInfo(**known)

@@ -1,0 +1,259 @@
+"""Write a folded model as an ordinary checkpoint, reload it, and compare before saying done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.models.backbone import text_config
+from equipoise.models.model import Model, unwrap
+from equipoise.steering.fold import fold
+from equipoise.steering.fold_card import card
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from equipoise.steering.steering import Steering
+
+# Largest difference of a logit, as a share of the largest logit. In half precision the folded
+# scales are themselves rounded, once per norm, which hooks are spared.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+_TEXT = (
+    "The nurse told the engineer that the meeting was over.",
+    "A doctor, a secretary and a carpenter walk in. The first one to speak is",
+)
+_ROWS, _TOKENS = 2, 16
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What was written and how far it is from the steered model.
+
+    Attributes:
+        folder: The checkpoint.
+        architecture: Class that loads it.
+        strength: ω.
+        steering: Digest of the steering.
+        sites: Number of sites folded.
+        dtype: Of the weights.
+        shards: Number of weight files.
+        max_logit_difference: Largest difference between a logit of the reloaded checkpoint and
+            one of the model with the steering attached.
+        tolerance: What it had to stay under.
+        max_logit_effect: Largest difference between a steered logit and the base model's.
+        prompts: Number of prompts compared.
+    """
+
+    folder: str
+    architecture: str
+    strength: float
+    steering: str
+    sites: int
+    dtype: str
+    shards: int
+    max_logit_difference: float
+    tolerance: float
+    max_logit_effect: float
+    prompts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def fold_checkpoint(
+    model: Model | nn.Module,
+    steering: Steering,
+    strength: float,
+    out: str | PathLike[str],
+    *,
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
+    allow_mismatch: bool = False,
+    as_llama: bool = False,
+) -> FoldReport:
+    """Write a checkpoint that needs no equipoise: the model, steered at one strength.
+
+    Weights, configuration, generation configuration, tokenizer, processor and a model card are
+    written beside ``out``, reloaded with plain transformers, compared with the steered model, and
+    only then moved into place: either the whole checkpoint is there, or nothing.
+
+    Args:
+        model: The base model; a :class:`Model` brings its tokenizer and processor.
+        steering: See :func:`equipoise.steering.fold.fold`, as for the other arguments.
+        strength: ω.
+        out: Folder of the checkpoint.
+        max_shard_size: Largest weight file, as in transformers ("5GB").
+        overwrite: Replace ``out`` if it is there.
+        allow_mismatch: Take a model of other weights than the steering was made for.
+        as_llama: Write a Llama checkpoint.
+
+    Raises:
+        SteeringError: Folding is refused, the folder cannot be written, or the checkpoint does
+            not compute what the steered model computes.
+    """
+    root, target = unwrap(model), Path(out).expanduser()
+    _check_target(model, target, overwrite)
+    folded = fold(model, steering, strength, allow_mismatch=allow_mismatch, as_llama=as_llama)
+    with _beside(target) as folder:
+        _write(folded, model, folder, max_shard_size)
+        prompts = _prompts(model)
+        base = _logits(root, prompts)
+        with steering.applied(root, strength, allow_mismatch=allow_mismatch):
+            wanted = _logits(root, prompts)
+        found = _logits(_reload(folded, folder), prompts)
+        report = FoldReport(
+            folder=str(target),
+            architecture=type(folded).__name__,
+            strength=strength,
+            steering=steering.digest,
+            sites=len(steering.transforms),
+            dtype=str(folded.dtype).removeprefix("torch."),
+            shards=len(list(folder.glob("*.safetensors"))),
+            max_logit_difference=_difference(wanted, found),
+            tolerance=TOLERANCE[folded.dtype] * max(float(w.abs().max()) for w in wanted),
+            max_logit_effect=_difference(wanted, base),
+            prompts=sum(len(ids) for ids in prompts),
+        )
+        # Written so that NaN fails.
+        if not report.max_logit_difference <= report.tolerance:
+            raise SteeringError(
+                f"the folded checkpoint differs from the steered model by up to "
+                f"{report.max_logit_difference:.3g} in a logit (tolerance "
+                f"{report.tolerance:.3g}): nothing was written to {target}; please report this "
+                "architecture"
+            )
+        (folder / "README.md").write_text(card(model, steering, report), encoding="utf-8")
+        _move(folder, target)
+    return report
+
+
+def _check_target(model: Model | nn.Module, target: Path, overwrite: bool) -> None:
+    source = model.name if isinstance(model, Model) else getattr(model, "name_or_path", "")
+    if source and Path(source).is_dir() and Path(source).resolve() == target.resolve():
+        raise SteeringError(f"{target} is the base model itself: fold into another folder")
+    if target.exists() and not target.is_dir():
+        raise SteeringError(f"{target} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise SteeringError(f"{target} is there already: name another folder, or overwrite it")
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A scratch folder on the target's file system, gone afterwards unless moved."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise SteeringError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        yield scratch
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise SteeringError(f"cannot write {target}: {reason}; nothing was left there") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(
+    folded: PreTrainedModel, model: Model | nn.Module, folder: Path, max_shard_size: str
+) -> None:
+    try:
+        folded.save_pretrained(folder, max_shard_size=max_shard_size)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SteeringError(f"{type(folded).__name__} cannot be saved: {first}") from error
+    if isinstance(model, Model):
+        for part in (model.processor, model.tokenizer):
+            if part is not None:
+                part.save_pretrained(folder)
+
+
+def _reload(folded: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """What a user gets from the folder, with nothing but transformers.
+
+    Raises:
+        SteeringError: The class takes some tensors of the checkpoint for missing or superfluous.
+    """
+    placed = getattr(folded, "hf_device_map", None)
+    loaded, info = type(folded).from_pretrained(
+        folder,
+        dtype=folded.dtype,
+        device_map=placed,
+        attn_implementation=folded.config._attn_implementation,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(map(str, info.get(kind) or ()))
+        if names:
+            raise SteeringError(
+                f"{type(folded).__name__} does not load what was folded: "
+                f"{kind.replace('_', ' ')} {', '.join(names[:4])}"
+            )
+    return loaded if placed else loaded.to(folded.device)
+
+
+def _prompts(model: Model | nn.Module) -> list[Tensor]:
+    """Batches of token ids: random ones, and the tokenizer's reading of a text."""
+    config = text_config(model)
+    ids = torch.arange(config.vocab_size)
+    # Tokens that stand for an image ask for one.
+    special = [v for v in _token_ids(cast(Any, unwrap(model).config).to_dict()) if v < len(ids)]
+    ids = ids[~torch.isin(ids, torch.tensor(special, dtype=torch.int64))]
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(ids), (_ROWS, _TOKENS), generator=generator)
+    batches = [ids[chosen]]
+    if isinstance(model, Model) and model.tokenizer is not None:
+        batches += [model.tokenizer(text, return_tensors="pt").input_ids for text in _TEXT]
+    return batches
+
+
+def _token_ids(config: dict[str, Any]) -> Iterator[int]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _token_ids(value)
+        elif str(name).endswith(("token_id", "token_index")) and isinstance(value, int):
+            yield value
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, prompts: list[Tensor]) -> list[Tensor]:
+    device = next(model.parameters()).device
+    return [model(ids.to(device), use_cache=False).logits.float().cpu() for ids in prompts]
+
+
+def _difference(wanted: list[Tensor], found: list[Tensor]) -> float:
+    pairs = zip(wanted, found, strict=True)
+    return max(float((w - f).abs().max()) for w, f in pairs)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Put a finished folder in its place; what was there goes only when the new one is in."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    if not target.exists():
+        folder.replace(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    target.replace(old)
+    try:
+        folder.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

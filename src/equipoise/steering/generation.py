@@ -1,0 +1,88 @@
+"""A steered model's ``generate``: which of its tokens are the prompt, and what gates say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.steering.context import Generation, cache_of, tokens_in
+
+if TYPE_CHECKING:
+    from equipoise.steering.runtime import Runtime
+
+# Settings under which generate puts the whole prompt through the model at once.
+_FIRST_PASS: Mapping[str, Any] = {
+    "use_cache": False,
+    "past_key_values": None,
+    "cache_implementation": None,
+    "prefill_chunk_size": None,
+    "assistant_model": None,
+    "prompt_lookup_num_tokens": None,
+    "streamer": None,
+}
+
+
+class Settings:
+    """Generation settings: keyword arguments first, then the generation config."""
+
+    def __init__(self, root: nn.Module, kwargs: Mapping[str, Any]) -> None:
+        self._kwargs = kwargs
+        self._config = kwargs.get("generation_config") or getattr(root, "generation_config", None)
+
+    def get(self, name: str, default: Any) -> Any:
+        """A setting, or the default where it is not set."""
+        value = self._kwargs.get(name, getattr(self._config, name, None))
+        return default if value is None else value
+
+
+class SteeredGenerate:
+    """Stands in for the ``generate`` of one model; an object, so that the model can be copied."""
+
+    def __init__(self, runtime: Runtime, root: nn.Module) -> None:
+        self.runtime, self.root = runtime, root
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate``, with its prompt remembered for the time of the call."""
+        if self.runtime.generation is not None or self.runtime.muted:
+            return self._run(args, kwargs)  # the model drafts for itself, within generate
+        inputs = args[0] if args else None
+        for name in ("inputs", "input_ids", "inputs_embeds"):
+            inputs = kwargs.get(name) if inputs is None else inputs
+        settings = Settings(self.root, kwargs)
+        generation = _started(inputs, kwargs, settings.get("pad_token_id", None))
+        for attachment in self.runtime.attachments:
+            attachment.begin_generation(generation, settings)
+            if attachment.reads_ahead(settings):
+                _check_whole(inputs, generation)
+                generation.decisions[attachment.uid] = attachment.read_ahead(
+                    lambda: self._run(args, {**kwargs, **_FIRST_PASS}), generation
+                )
+        with self.runtime.generating(generation):
+            return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return type(self.root).generate(self.root, *args, **kwargs)  # type: ignore[attr-defined]
+
+
+def _started(inputs: Any, kwargs: Mapping[str, Any], pad: Any) -> Generation:
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return Generation(mask.bool())
+    if not isinstance(inputs, Tensor):
+        return Generation(torch.ones(1, 1, dtype=torch.bool))
+    ones = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    padded = inputs.ndim == 2 and isinstance(pad, int) and bool((inputs == pad).any())
+    # After a cached prefix the inputs may be the whole prompt or only its end.
+    return Generation(ones, padding_known=not padded and not tokens_in(cache_of(kwargs)))
+
+
+def _check_whole(inputs: Any, generation: Generation) -> None:
+    if not isinstance(inputs, Tensor) or inputs.shape[1] != generation.mask.shape[1]:
+        raise SteeringError(
+            "a gate that comes after steered sites must read the whole prompt: pass all its tokens "
+            "to generate, not only those after a cached prefix"
+        )

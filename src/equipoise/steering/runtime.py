@@ -1,0 +1,225 @@
+"""What all attachments on one model share: the current forward pass and ``generate`` call."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.models.backbone import language_backbone
+from equipoise.steering.context import (
+    Forward,
+    Generation,
+    Stamp,
+    cache_of,
+    put_stamp,
+    stamp_of,
+    tokens_in,
+)
+from equipoise.steering.generation import SteeredGenerate
+
+if TYPE_CHECKING:
+    from equipoise.steering.attachment import Attachment
+
+_SLOT = "_equipoise_runtime"
+
+
+class Runtime:
+    """Lives on the language backbone from the first attachment to the last.
+
+    Attributes:
+        attachments: In the order in which they were attached, which is the order they act in.
+        prompt_lengths: int64 [rows] set by the caller, or None.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.backbone = backbone
+        self.attachments: list[Attachment] = []
+        self.prompt_lengths: Tensor | None = None
+        self._thread = threading.get_ident()
+        self._local = threading.local()
+        self._names = list(inspect.signature(backbone.forward).parameters)
+        self._proxied: list[nn.Module] = []
+        self._handles = [
+            backbone.register_forward_pre_hook(_Before(self), with_kwargs=True),
+            backbone.register_forward_hook(_After(self)),
+        ]
+        setattr(backbone, _SLOT, self)
+
+    @classmethod
+    def of(cls, root: nn.Module) -> Runtime | None:
+        """The runtime of a model, if it is steered."""
+        return getattr(language_backbone(root)[1], _SLOT, None)
+
+    def join(self, attachment: Attachment, root: nn.Module) -> None:
+        """Take in an attachment.
+
+        Raises:
+            SteeringError: Another thread steers this model.
+        """
+        if threading.get_ident() != self._thread:
+            raise SteeringError(
+                "another thread is steering this model; share its attachment, or copy the model"
+            )
+        self.attachments.append(attachment)
+        if root not in self._proxied:
+            self._handles.append(root.register_forward_pre_hook(_Root(self), with_kwargs=True))
+            if hasattr(root, "generate") and "generate" not in vars(root):
+                root.generate = SteeredGenerate(self, root)  # type: ignore[assignment]
+            self._proxied.append(root)
+
+    def leave(self, attachment: Attachment) -> None:
+        """Let an attachment go; the last one takes every trace with it."""
+        self.attachments.remove(attachment)
+        if self.attachments:
+            return
+        for handle in self._handles:
+            handle.remove()
+        for root in self._proxied:
+            if isinstance(vars(root).get("generate"), SteeredGenerate):
+                del root.generate
+        delattr(self.backbone, _SLOT)
+
+    @property
+    def forward(self) -> Forward | None:
+        """The forward pass this thread is in (or was last in)."""
+        return getattr(self._local, "forward", None)
+
+    @property
+    def muted(self) -> bool:
+        """Whether this thread reads the unsteered model just now."""
+        return getattr(self._local, "muted", False)
+
+    @contextmanager
+    def mute(self) -> Iterator[None]:
+        """Run the model unsteered in this thread."""
+        before = self.forward
+        self._local.muted = True
+        try:
+            yield
+        finally:
+            self._local.muted = False
+            self._local.forward = before
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pass of the backbone starts."""
+        if self.muted:
+            return
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        tokens = given.get("input_ids")
+        if tokens is None:
+            tokens = given.get("inputs_embeds")
+        if tokens is None:
+            self._local.forward = None
+            return
+        cache = cache_of(given)
+        generation = self.generation
+        stamp = stamp_of(cache)
+        mask = given.get("attention_mask")
+        flat = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        if flat is None and generation is None:
+            flat = getattr(self._local, "root_mask", None)
+        forward = Forward(
+            rows=tokens.shape[0],
+            tokens=tokens.shape[1],
+            device=tokens.device,
+            past=tokens_in(cache),
+            attention=flat,
+            masked=mask is not None and flat is None,
+            generation=generation,
+            given_lengths=self.prompt_lengths,
+        )
+        forward.stamp = stamp if forward.past else None
+        if forward.stamp is not None:
+            forward.decisions.update(forward.stamp.decisions)
+        self._local.forward = forward
+        self._check_no_stranger(forward)
+        for attachment in self.attachments:
+            attachment.begin(forward, given)
+
+    def _check_no_stranger(self, forward: Forward) -> None:
+        here = {attachment.uid for attachment in self.attachments}
+        filled = forward.stamp.strengths if forward.stamp else {}
+        if any(any(values) for uid, values in filled.items() if uid not in here):
+            raise SteeringError(
+                "the cache was filled under a steering that is no longer attached, or that was "
+                "changed since: start from an empty cache"
+            )
+
+    def end(self, output: Any) -> None:
+        """A forward pass of the backbone is over: note in its cache what filled it."""
+        forward = self.forward
+        if forward is None or self.muted:
+            return
+        self._local.root_mask = None
+        cache = cache_of(output)
+        if cache is None:
+            return
+        stamp = Stamp(forward.past + forward.tokens, decisions=dict(forward.decisions))
+        if not all(attachment.static for attachment in self.attachments):
+            stamp.prompt = forward.lengths_to_keep()
+        for attachment in self.attachments:
+            if attachment.touches(forward):
+                stamp.strengths[attachment.uid] = attachment.values
+        put_stamp(cache, stamp)
+
+    @property
+    def generation(self) -> Generation | None:
+        """The ``generate`` call this thread is in."""
+        return getattr(self._local, "generation", None)
+
+    @contextmanager
+    def generating(self, generation: Generation) -> Iterator[None]:
+        """A ``generate`` call in this thread."""
+        self._local.generation = generation
+        try:
+            yield
+        finally:
+            self._local.generation = None
+
+    def note_root_mask(self, mask: Any) -> None:
+        """Keep the 2-D attention mask the whole model got: a VLM's backbone may not see it."""
+        self._local.root_mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        del state["_local"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._local = threading.local()
+        self._thread = threading.get_ident()
+
+
+class _Before:
+    """Hook on the backbone; an object, so that a steered model can be copied and pickled."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.runtime.begin(args, kwargs)
+
+
+class _After(_Before):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.runtime.end(output)
+
+
+class _Root(_Before):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        self.runtime.note_root_mask(mask)

@@ -1,0 +1,225 @@
+"""The steering: what is done where, when, and how strongly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.models.backbone import language_backbone, norm_sites
+from equipoise.models.model import Model, unwrap
+from equipoise.steering.address import Address
+from equipoise.steering.attachment import Attachment
+from equipoise.steering.gates import Gate
+from equipoise.steering.homes import bias_home
+from equipoise.steering.info import Parameters, SteeringInfo
+from equipoise.steering.preflight import check_attachable, precedes
+from equipoise.steering.scope import Scope
+from equipoise.steering.strength import Strength
+from equipoise.steering.transforms import Affine, Transform
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class Steering:
+    """Transforms at sites, for the tokens of a scope, where a gate (if any) says so.
+
+    Args:
+        transforms: By site key: a module path, ``path@input`` for its first input, and
+            ``path[start:stop]`` for a slice (an attention head, say).
+        scope: The tokens that are steered, e.g. ``"all"`` or ``"last_prompt+generated"``.
+        gate: Decides per row or token; None: always.
+        info: Where it comes from.
+
+    Raises:
+        SteeringError: No transform, or a key or scope that cannot be read.
+    """
+
+    def __init__(
+        self,
+        transforms: Mapping[str, Transform],
+        scope: Scope | str = "all",
+        gate: Gate | None = None,
+        info: SteeringInfo | None = None,
+    ) -> None:
+        if not transforms:
+            raise SteeringError("a steering needs at least one transform")
+        for key in transforms:
+            Address.parse(key)
+        self.transforms = dict(transforms)
+        self.scope = Scope.parse(scope)
+        self.gate = gate
+        self.info = info or SteeringInfo()
+        self._name = uuid.uuid4().hex
+
+    @classmethod
+    def identity(
+        cls,
+        model: Model | nn.Module,
+        parameters: Parameters = "both",
+        *,
+        foldable: bool = True,
+        final_norm: bool = True,
+    ) -> Steering:
+        """The steering that changes nothing, at every norm of the language backbone.
+
+        Args:
+            model: A model, not on the meta device.
+            parameters: Slopes, biases, or both.
+            foldable: Leave the bias out where an ordinary checkpoint of this architecture has no
+                place for it, and at the final norm.
+            final_norm: Include the norm after the last block.
+
+        Returns:
+            Affine transforms, float32 and zero, on the device of their module.
+
+        Raises:
+            SteeringError: Nothing is left to steer.
+        """
+        root = unwrap(model)
+        transforms: dict[str, Transform] = {}
+        for site in norm_sites(model, final=final_norm):
+            weight = next(root.get_submodule(site.path).parameters(), None)
+            device = weight.device if weight is not None else None
+            home = site.role != "final_norm" and bias_home(model, site) is not None
+            slope, bias = parameters != "bias", parameters != "slope" and (home or not foldable)
+            if slope or bias:
+                a = torch.zeros(site.width, device=device) if slope else None
+                b = torch.zeros(site.width, device=device) if bias else None
+                transforms[site.key] = Affine(a, b)
+        if not transforms:
+            raise SteeringError(
+                f"no norm of {type(root).__name__} can take a bias in a checkpoint; "
+                "fit slopes, or give up folding (foldable=False)"
+            )
+        return cls(transforms, info=SteeringInfo(parameters=parameters))
+
+    # ---- parameters
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All trainable parameters (a gate's probe is not one)."""
+        for transform in self.transforms.values():
+            yield from transform.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """``(site key:name, parameter)``."""
+        for key, transform in self.transforms.items():
+            for name, parameter in transform.named_parameters():
+                yield f"{key}:{name}", parameter
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything with a value, as detached float32 CPU tensors; the gate's as ``gate:name``."""
+        named: list[tuple[str, Tensor]] = list(self.named_parameters())
+        if self.gate is not None:
+            named += [(f"gate:{name}", buffer) for name, buffer in self.gate.named_buffers()]
+        return {name: value.detach().float().cpu().contiguous() for name, value in named}
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable entries."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def n_nonzero(self) -> int:
+        """Number of trainable entries that are not zero."""
+        return sum(int(p.count_nonzero()) for p in self.parameters())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is done where: sites, transforms, tensors, scope and gate."""
+        sha = hashlib.sha256()
+        sha.update(json.dumps(self.structure(), sort_keys=True).encode())
+        for name, value in sorted(self.tensors().items()):
+            sha.update(f"{name}{tuple(value.shape)}".encode())
+            sha.update(value.numpy().tobytes())
+        return sha.hexdigest()
+
+    @property
+    def uid(self) -> str:
+        """Names this steering and the state of its parameters, within this process."""
+        versions = sum(0 if p.is_inference() else p._version for p in self.parameters())
+        return f"{self._name}.{versions}"
+
+    def structure(self) -> dict[str, Any]:
+        """All but the tensors, as JSON: transforms by site, scope, gate."""
+        gate = None
+        if self.gate is not None:
+            gate = {"kind": self.gate.kind, **self.gate.settings()}
+        return {
+            "sites": {key: transform.kind for key, transform in self.transforms.items()},
+            "token_scope": str(self.scope),
+            "gate": gate,
+        }
+
+    # ---- applying
+
+    def attach(
+        self,
+        model: Model | nn.Module,
+        strength: Strength = 1.0,
+        *,
+        allow_mismatch: bool = False,
+    ) -> Attachment:
+        """Steer a model from now on.
+
+        Args:
+            model: A :class:`Model`, or any transformers causal LM or VLM.
+            strength: ω: a number, or one per row of the batch.
+            allow_mismatch: Take a model of other weights than the steering was made for.
+
+        Raises:
+            SteeringError: It would not take effect here, fully, as made.
+        """
+        root = unwrap(model)
+        root = getattr(root, "_orig_mod", root)
+        sites = check_attachable(self, root, allow_mismatch=allow_mismatch)
+        return Attachment(
+            self, root, language_backbone(root)[1], sites, strength, precedes(self, root)
+        )
+
+    @contextmanager
+    def applied(
+        self,
+        model: Model | nn.Module,
+        strength: Strength = 1.0,
+        *,
+        allow_mismatch: bool = False,
+    ) -> Iterator[Attachment]:
+        """``attach`` for the duration of a ``with`` block."""
+        attachment = self.attach(model, strength, allow_mismatch=allow_mismatch)
+        try:
+            yield attachment
+        finally:
+            attachment.detach()
+
+    # ---- keeping
+
+    def save_pretrained(self, folder: str | PathLike[str], *, card: str | None = None) -> Path:
+        """Write the artifact; see :func:`equipoise.steering.artifact.save`."""
+        from equipoise.steering.artifact import save
+
+        return save(self, folder, card=card)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | PathLike[str], *, revision: str | None = None
+    ) -> Steering:
+        """Read an artifact; see :func:`equipoise.steering.artifact.load`."""
+        from equipoise.steering.artifact import load
+
+        return load(source, revision=revision)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, card: str | None = None) -> str:
+        """Upload the artifact; see :func:`equipoise.steering.artifact.push`."""
+        from equipoise.steering.artifact import push
+
+        return push(self, repo_id, private=private, card=card)

@@ -1,0 +1,45 @@
+"""The strength ω: what may be set, and how it meets a batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from equipoise.errors import SteeringError
+
+Strength = float | Sequence[float] | Tensor
+
+
+def as_strength(value: Strength) -> Tensor:
+    """A strength as a float32 tensor, 0-d (for every row) or 1-D (one per row of the batch).
+
+    A tensor keeps its graph, so that a loss can be differentiated by the strength.
+
+    Raises:
+        SteeringError: NaN or infinite, empty, or of more than one dimension.
+    """
+    tensor = value if isinstance(value, Tensor) else _tensor(value)
+    if tensor.ndim > 1 or tensor.numel() == 0:
+        raise SteeringError(
+            f"strength must be a number, or one number per row; got shape {tuple(tensor.shape)}"
+        )
+    tensor = tensor.float()
+    seen = tensor.detach()
+    if not bool(seen.isfinite().all()):
+        raise SteeringError(f"strength must be finite; got {seen.tolist()}")
+    if bool(((seen < 0) | (seen > 1)).any()):
+        warnings.warn(
+            f"strength outside [0, 1] extrapolates beyond what was fitted; got {seen.tolist()}",
+            stacklevel=3,
+        )
+    return tensor
+
+
+def _tensor(value: float | Sequence[float]) -> Tensor:
+    try:
+        return torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError):
+        raise SteeringError(f"strength must be a number or numbers; got {value!r}") from None

@@ -1,0 +1,176 @@
+"""What is done to an activation: h ↦ h at strength 0, the full map at strength 1.
+
+A transform first turns its parameters and the strength into coefficients (``prepare``), which do
+not depend on the activation and so can be kept between calls, and then applies them
+(``steer``) in one pass over the activation.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from equipoise.errors import SteeringError
+
+Coefficients = tuple[Tensor | None, ...]
+
+
+class Transform(nn.Module):
+    """Base of all transforms.
+
+    Attributes:
+        kind: Its name in an artifact.
+        width: Size d of the activations it takes.
+    """
+
+    kind: ClassVar[str]
+    width: int
+
+    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
+        """Coefficients at a strength, in the dtype and on the device of ``like``.
+
+        Args:
+            strength: ω; a scalar, or any shape that broadcasts against the activation with a
+                last dimension of 1.
+            like: An activation.
+        """
+        raise NotImplementedError
+
+    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
+        """The steered activation; same shape and dtype as ``h`` [..., d]."""
+        raise NotImplementedError
+
+    def forward(self, h: Tensor, strength: Tensor) -> Tensor:
+        """``steer`` with freshly prepared coefficients."""
+        return self.steer(h, self.prepare(strength, h))
+
+
+def _vector(value: Tensor, name: str) -> nn.Parameter:
+    if value.ndim != 1 or not value.is_floating_point():
+        raise SteeringError(
+            f"{name} must be a floating-point vector; got {tuple(value.shape)}, {value.dtype}"
+        )
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
+
+
+def _scaled(strength: Tensor, vector: Tensor, like: Tensor) -> Tensor:
+    # The product is taken in the parameters' precision (float32) and rounded once.
+    return (strength.to(vector.device) * vector).to(device=like.device, dtype=like.dtype)
+
+
+def _affine(h: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tensor:
+    if gain is None:
+        return h if shift is None else h + shift
+    out = torch.addcmul(h, h, gain)
+    # The sum above is ours alone, so the shift needs no third activation.
+    return out if shift is None else out.add_(shift)
+
+
+class Affine(Transform):
+    """ĥ = h + ω (a ⊙ h + b), the steering map of DSO (arXiv 2512.15926).
+
+    Args:
+        a: Slope [d], or None for a bias-only map.
+        b: Bias [d], or None for a slope-only map.
+    """
+
+    kind = "affine"
+
+    def __init__(self, a: Tensor | None = None, b: Tensor | None = None) -> None:
+        super().__init__()
+        given = [v for v in (a, b) if v is not None]
+        if not given:
+            raise SteeringError("an affine transform needs a slope, a bias, or both")
+        self.a = _vector(a, "a") if a is not None else None
+        self.b = _vector(b, "b") if b is not None else None
+        if len({len(v) for v in given}) > 1:
+            raise SteeringError(f"slope and bias differ in size: {[len(v) for v in given]}")
+        self.width = len(given[0])
+
+    @override
+    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
+        gain = None if self.a is None else _scaled(strength, self.a, like)
+        shift = None if self.b is None else _scaled(strength, self.b, like)
+        return gain, shift
+
+    @override
+    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
+        return _affine(h, *coefficients)
+
+
+class Additive(Transform):
+    """ĥ = h + ω v, a steering vector.
+
+    Args:
+        v: The vector [d].
+    """
+
+    kind = "additive"
+
+    def __init__(self, v: Tensor) -> None:
+        super().__init__()
+        self.v = _vector(v, "v")
+        self.width = len(v)
+
+    @override
+    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
+        return (_scaled(strength, self.v, like),)
+
+    @override
+    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
+        return _affine(h, None, *coefficients)
+
+
+class Scale(Transform):
+    """ĥ = (1 + ω (s − 1)) ⊙ h: the activation times s at full strength.
+
+    Args:
+        s: Factors [d].
+    """
+
+    kind = "scale"
+
+    def __init__(self, s: Tensor) -> None:
+        super().__init__()
+        self.s = _vector(s, "s")
+        self.width = len(s)
+
+    @override
+    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
+        return (_scaled(strength, self.s - 1, like),)
+
+    @override
+    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
+        return _affine(h, *coefficients)
+
+
+class Replace(Transform):
+    """ĥ = h + ω (v − h): the activation gives way to v at full strength.
+
+    Args:
+        v: What replaces it [d].
+    """
+
+    kind = "replace"
+
+    def __init__(self, v: Tensor) -> None:
+        super().__init__()
+        self.v = _vector(v, "v")
+        self.width = len(v)
+
+    @override
+    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
+        return self.v.to(like), strength.to(like)
+
+    @override
+    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
+        value, strength = coefficients
+        assert value is not None
+        assert strength is not None
+        return torch.lerp(h, value.expand_as(h), strength.expand_as(h))
+
+
+TRANSFORMS: dict[str, type[Transform]] = {c.kind: c for c in (Affine, Additive, Scale, Replace)}

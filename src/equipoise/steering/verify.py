@@ -1,0 +1,262 @@
+"""Is a steering applied, and the same everywhere? Measured on the user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.errors import SteeringError
+from equipoise.models.backbone import text_config
+from equipoise.models.model import Model, unwrap
+from equipoise.steering.address import Address, activation
+from equipoise.steering.attachment import Attachment
+from equipoise.steering.fold import fold
+from equipoise.steering.steering import Steering
+from equipoise.steering.transforms import Additive
+
+# Largest difference of two logits, as a share of the largest logit, that rounding explains: the
+# same numbers are summed in another order, or a weight is rounded instead of an activation.
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+_ROWS, _TOKENS, _NEW = 3, 12, 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold.
+
+    Attributes:
+        name: What was checked.
+        ok: Whether it holds; None: it could not be checked, and ``note`` says why.
+        measured: What was measured: a difference as a share of the largest logit, or a count.
+        tolerance: The largest (for ``effect``: the smallest) value that is fine.
+        note: More, for people.
+    """
+
+    name: str
+    ok: bool | None
+    measured: float | None = None
+    tolerance: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What :func:`verify` found.
+
+    Attributes:
+        checks: In the order in which they were made.
+        strength: ω at which they were made.
+        dtype: Of the model's activations.
+    """
+
+    checks: tuple[Check, ...]
+    strength: float
+    dtype: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.ok is not False for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The machine-readable form."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(
+    model: Model | nn.Module,
+    steering: Steering,
+    *,
+    strength: float | None = None,
+    input_ids: Tensor | None = None,
+    allow_mismatch: bool = False,
+) -> VerifyReport:
+    """Check a steering on a model: applied at every site, and the same on every path.
+
+    The gate, if there is one, is held open, and a mask scope covers every other token.
+
+    Args:
+        model: The base model, with nothing attached.
+        steering: The steering.
+        strength: ω; None: the recommended one.
+        input_ids: int64 [rows, tokens], at least two rows without padding; None: random tokens.
+        allow_mismatch: As for ``attach``.
+
+    Raises:
+        SteeringError: The steering cannot be attached to this model.
+    """
+    root = unwrap(model)
+    omega = steering.info.recommended_strength if strength is None else strength
+    # Checked once with its gate and fingerprint, then held open.
+    steering.attach(root, omega, allow_mismatch=allow_mismatch).detach()
+    ids = _random_ids(root) if input_ids is None else input_ids
+    bench = _Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
+    with torch.no_grad():
+        checks = (
+            bench.every_site(),
+            bench.effect(),
+            bench.zero(),
+            bench.restored(),
+            bench.rows(),
+            bench.cached(),
+            bench.folded(ungated=steering.gate is None),
+        )
+    return VerifyReport(checks, omega, str(bench.base.dtype).removeprefix("torch."))
+
+
+class _Bench:
+    def __init__(self, root: nn.Module, steering: Steering, strength: float, ids: Tensor) -> None:
+        self.root, self.steering, self.strength, self.ids = root, steering, strength, ids
+        with torch.no_grad():
+            self.base = self.logits(ids)
+        self.scale = max(self.base.abs().max().item(), 1e-12)
+        self.tolerance = TOLERANCE.get(self.base.dtype, TOLERANCE[torch.bfloat16])
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return self.root(input_ids=ids, use_cache=False).logits
+
+    @contextmanager
+    def steered(self, strength: Any, rows: slice = slice(None)) -> Iterator[Attachment]:
+        """Attached, and told where prompts end: in the middle."""
+        ids = self.ids[rows]
+        with self.steering.applied(self.root, strength) as attachment:
+            attachment.prompt_lengths = torch.full((len(ids),), ids.shape[1] // 2)
+            attachment.mask = (torch.arange(ids.shape[1]) % 2 == 0).expand(ids.shape)
+            yield attachment
+
+    def difference(self, one: Tensor, other: Tensor) -> float:
+        return (one.float() - other.float()).abs().max().item() / self.scale
+
+    def compare(self, name: str, one: Tensor, other: Tensor, note: str = "") -> Check:
+        found = self.difference(one, other)
+        return Check(name, found <= self.tolerance, found, self.tolerance, note)
+
+    def every_site(self) -> Check:
+        """A canary, one added at every site, must show in every site's activation."""
+        before: dict[str, Tensor] = {}
+        after: dict[str, Tensor] = {}
+        keys = self.steering.transforms
+        canary = Steering({key: Additive(torch.ones(t.width)) for key, t in keys.items()})
+        with (
+            _spying(self.root, keys, before),
+            canary.applied(self.root),
+            _spying(self.root, keys, after),
+        ):
+            self.logits(self.ids)
+        missed = [k for k in keys if not _sang(before.get(k), after.get(k), Address.parse(k))]
+        note = f"not applied at {', '.join(missed)}" if missed else f"{len(keys)} sites"
+        return Check("applied at every site", not missed, len(missed), 0, note)
+
+    def effect(self) -> Check:
+        with self.steered(self.strength):
+            found = self.difference(self.logits(self.ids), self.base)
+        note = "" if found else "the steered model is the base"
+        return Check("effect", found > 0, found, 0.0, note)
+
+    def zero(self) -> Check:
+        with self.steered(0.0):
+            found = self.logits(self.ids)
+        return Check("strength 0 is the base", *self._bits(found))
+
+    def restored(self) -> Check:
+        return Check("base restored", *self._bits(self.logits(self.ids)))
+
+    def _bits(self, found: Tensor) -> tuple[bool, float, float]:
+        return torch.equal(found, self.base), self.difference(found, self.base), 0.0
+
+    def rows(self) -> Check:
+        """A strength per row, against one call per row."""
+        strengths = torch.linspace(0, self.strength, len(self.ids)).tolist()
+        with self.steered(strengths):
+            together = self.logits(self.ids)
+        alone = []
+        for i, strength in enumerate(strengths):
+            with self.steered(strength, slice(i, i + 1)):
+                alone.append(self.logits(self.ids[i : i + 1]))
+        return self.compare("per-row strength = single calls", together, torch.cat(alone))
+
+    def cached(self) -> Check:
+        """Logits along a cached greedy generation, against one uncached pass over its result."""
+        name = "cached = uncached"
+        generate: Callable[..., Any] | None = getattr(self.root, "generate", None)
+        if generate is None or "mask" in self.steering.scope.parts:
+            return Check(name, None, note="no generate, or the scope is a mask of the prompt")
+        length = self.ids.shape[1]
+        with self.steering.applied(self.root, self.strength) as attachment:
+            out = self.root.generate(  # type: ignore[operator]
+                self.ids,
+                attention_mask=torch.ones_like(self.ids),
+                max_new_tokens=_NEW,
+                min_new_tokens=_NEW,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            attachment.prompt_lengths = torch.full((len(self.ids),), length)
+            whole = self.logits(out.sequences)[:, length - 1 : -1]
+        return self.compare(name, torch.stack(out.logits, dim=1), whole)
+
+    def folded(self, *, ungated: bool) -> Check:
+        name = "folded = attached"
+        if not ungated or not self.steering.scope.everywhere:
+            return Check(name, None, note="a gate or a token scope has no place in a checkpoint")
+        try:
+            other = fold(self.root, self.steering, self.strength)
+        except SteeringError as error:
+            return Check(name, None, note=f"does not fold: {error}")
+        with self.steered(self.strength):
+            attached = self.logits(self.ids)
+        return self.compare(name, other(input_ids=self.ids, use_cache=False).logits, attached)
+
+
+@contextmanager
+def _spying(root: nn.Module, keys: Any, seen: dict[str, Tensor]) -> Iterator[None]:
+    """Keep the activation each site has when this hook's turn comes."""
+    handles = []
+    for key in keys:
+        address = Address.parse(key)
+
+        def spy(
+            module: nn.Module, args: Any, output: Any = None, key: str = key, at: Address = address
+        ) -> None:
+            seen[key] = at.take(activation(args if at.input else output, module)).clone()
+
+        handles.append(address.register(address.find(root), spy))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sang(before: Tensor | None, after: Tensor | None, address: Address) -> bool:
+    if before is None or after is None:
+        return False
+    rounding = torch.finfo(before.dtype).eps * (before.float().abs() + 1) * 2
+    return bool(((after.float() - before.float() - 1).abs() <= rounding).all())
+
+
+def _random_ids(root: nn.Module) -> Tensor:
+    """Ordinary tokens: none that the configuration gives a meaning (padding, images, ...)."""
+    config = {**vars(root.config), **vars(text_config(root))}
+    special = {
+        v
+        for k, v in config.items()
+        if k.endswith(("token_id", "token_index")) and isinstance(v, int)
+    }
+    ordinary = [t for t in range(config["vocab_size"]) if t not in special]
+    chosen = torch.randint(
+        len(ordinary), (_ROWS, _TOKENS), generator=torch.Generator().manual_seed(0)
+    )
+    device = next(root.parameters()).device
+    return torch.tensor(ordinary)[chosen].to(device)

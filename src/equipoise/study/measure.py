@@ -1,0 +1,236 @@
+"""Measure a model at several strengths: the rows of ``results.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from equipoise import fairness
+from equipoise.decisions import Decisions
+from equipoise.decisions.decide import Progress, TextScores, decide, score_texts
+from equipoise.decisions.decode import seeded_hash
+from equipoise.errors import EquipoiseError
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.tasks import Capability, Task
+from equipoise.tasks.item import Item, Split
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How decisions are measured.
+
+    Attributes:
+        temperature: Of the decision's softmax, where not greedy.
+        normalise: Sum or mean of an option's token log-probabilities.
+        fair_decoding: Also measure seeded-hash answers.
+        hash_seed: Their seed.
+        batch_tokens: Tokens per forward pass.
+    """
+
+    temperature: float = 1.0
+    normalise: str = "sum"
+    fair_decoding: bool = True
+    hash_seed: int = 0
+    batch_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is put to the model: the task's items of some splits, and capabilities' of one.
+
+    Attributes:
+        items: Items whose contexts the fit may have seen.
+        unseen: Items on held-out contexts, reported on their own.
+        questions: Per capability of kind accuracy, its items.
+        texts: Per capability of kind perplexity, its documents.
+    """
+
+    task: Task
+    items: tuple[Item, ...]
+    unseen: tuple[Item, ...] = ()
+    questions: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+    texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, task: Task, split: Split, capabilities: Sequence[Capability] = ()) -> Probe:
+        """The items of one split; with ``test``, the held-out contexts beside it."""
+        return cls(
+            task,
+            task.split(split),
+            task.split("unseen") if split == "test" else (),
+            {c.name: c.questions(split) for c in capabilities if c.kind == "accuracy"},
+            {c.name: c.texts(split) for c in capabilities if c.kind == "perplexity"},
+        )
+
+    @classmethod
+    def everything(cls, task: Task, capabilities: Sequence[Capability] = ()) -> Probe:
+        """All items of the task in one pool, and the capabilities' test parts."""
+        test = cls.of(task, "test", capabilities)
+        return cls(task, task.items, (), test.questions, test.texts)
+
+    def __len__(self) -> int:
+        asked = sum(len(q) for q in self.questions.values())
+        return len(self.items) + len(self.unseen) + asked
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Rows of the sweep, and the decisions they summarise (ambiguous items, per strength)."""
+
+    rows: list[dict[str, Any]]
+    ambiguous: list[Decisions]
+
+
+def measure(
+    model: Model,
+    probe: Probe,
+    *,
+    steering: Steering | None = None,
+    strengths: Sequence[float] = (0.0,),
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Decide every item at every strength and summarise each strength.
+
+    Strength 0 is measured too where it was not asked for: drops are paired against it.
+
+    Raises:
+        EquipoiseError: The probe has no item that speaks about a context.
+    """
+    settings = settings or Settings()
+    ladder = sorted({0.0, *map(float, strengths)})
+    pools = [probe.items, probe.unseen, *probe.questions.values()]
+    if not any(item.contexts and item.ambiguous for item in probe.items):
+        raise EquipoiseError(
+            f"task {probe.task.name!r}: no ambiguous item in the part that is measured"
+        )
+    everything = [item for pool in pools for item in pool]
+    decided = decide(
+        model,
+        everything,
+        steering=steering,
+        strengths=ladder,
+        normalise="mean" if settings.normalise == "mean" else "sum",
+        batch_tokens=settings.batch_tokens,
+        progress=progress,
+    )
+    ends = np.cumsum([len(pool) for pool in pools])
+    parts = [
+        [d.subset(range(end - len(pool), end)) for pool, end in zip(pools, ends, strict=True)]
+        for d in decided
+    ]
+    read = {
+        name: score_texts(
+            model, texts, steering=steering, strengths=ladder, batch_tokens=settings.batch_tokens
+        )
+        for name, texts in probe.texts.items()
+    }
+    rows = [_row(probe, parts[k], parts[0], read, k, settings) for k in range(len(ladder))]
+    asked = [k for k, w in enumerate(ladder) if w in {float(s) for s in strengths}]
+    ambiguous = [parts[k][0].subset(_is_ambiguous) for k in asked]
+    return Measurement([rows[k] for k in asked], ambiguous)
+
+
+def _is_ambiguous(item: Item) -> bool:
+    return item.ambiguous
+
+
+def _has_answer(item: Item) -> bool:
+    return not item.ambiguous
+
+
+def _row(
+    probe: Probe,
+    parts: Sequence[Decisions],
+    base: Sequence[Decisions],
+    read: dict[str, TextScores],
+    k: int,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The row of the k-th strength."""
+    items, unseen, *questions = parts
+    base_items, base_unseen, *base_questions = base
+    ambiguous = items.subset(_is_ambiguous)
+    right, base_right = items.subset(_has_answer), base_items.subset(_has_answer)
+    capability: dict[str, Any] = {}
+    for name, now, before in zip(probe.questions, questions, base_questions, strict=True):
+        found = fairness.accuracy(now, before)
+        capability[name] = None if found is None else found | {"unit": "accuracy"}
+    for name, scores in read.items():
+        found = fairness.perplexity(
+            -scores.log_probability[k], scores.tokens, -scores.log_probability[0]
+        )
+        kl = None if scores.kl is None else float(np.average(scores.kl[k], weights=scores.tokens))
+        capability[name] = found | {"unit": "perplexity", "kl": kl}
+    target = probe.task.target
+    row = fairness.summarise(
+        ambiguous,
+        right if len(right) else None,
+        base_unambiguous=base_right if len(right) else None,
+        capability=capability,
+        anchor_kl=_mean_kl([right, *questions]),
+        target=target,
+    )
+    if len(unseen):
+        row["held_out"] = _held_out(probe, unseen, base_unseen)
+    if settings.temperature != 1.0:
+        bias = fairness.per_occupation_bias(
+            ambiguous, temperature=settings.temperature, target=target
+        )
+        row["at_temperature"] = {
+            "temperature": settings.temperature,
+            "per_occupation_bias": None if bias is None else bias.as_dict(),
+        }
+    if settings.fair_decoding:
+        row["seeded_hash"] = _fairly_decoded(probe, ambiguous, right, base_right, settings)
+    return row
+
+
+def _mean_kl(parts: Sequence[Decisions]) -> float | None:
+    values = [part.kl for part in parts if part.kl is not None and len(part)]
+    return float(np.concatenate(values).mean()) if values else None
+
+
+def _bias(
+    decisions: Decisions, probe: Probe, temperature: float, held_out: bool
+) -> dict[str, Any] | None:
+    found = fairness.per_occupation_bias(
+        decisions,
+        temperature=temperature,
+        contexts=probe.task.held_out_contexts if held_out else None,
+        target=probe.task.target,
+    )
+    return None if found is None else found.as_dict()
+
+
+def _held_out(probe: Probe, unseen: Decisions, base: Decisions) -> dict[str, Any]:
+    """The contexts no fit has seen, on their own."""
+    ambiguous, right = unseen.subset(_is_ambiguous), unseen.subset(_has_answer)
+    accuracy = fairness.unambiguous_accuracy(right, base.subset(_has_answer))
+    return {
+        "per_occupation_bias": _bias(ambiguous, probe, 1.0, True),
+        "per_occupation_bias_greedy": _bias(ambiguous, probe, 0.0, True),
+        "unambiguous_accuracy": accuracy,
+    }
+
+
+def _fairly_decoded(
+    probe: Probe, ambiguous: Decisions, right: Decisions, base: Decisions, settings: Settings
+) -> dict[str, Any]:
+    """The same under seeded-hash decoding: one certain answer per prompt."""
+    decoded = seeded_hash(ambiguous, seed=settings.hash_seed, temperature=settings.temperature)
+    answers = seeded_hash(right, seed=settings.hash_seed, temperature=settings.temperature)
+    return {
+        "per_occupation_bias": _bias(decoded, probe, 1.0, False),
+        "twins": fairness.twin_metrics(decoded),
+        "shares": fairness.shares(decoded),
+        "unambiguous_accuracy": (
+            fairness.unambiguous_accuracy(answers, seeded_hash(base, seed=settings.hash_seed))
+            if len(right)
+            else None
+        ),
+    }

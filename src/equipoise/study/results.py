@@ -1,0 +1,119 @@
+"""Results: the contract's dictionary, with the questions one asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from equipoise.errors import EquipoiseError
+from equipoise.fairness import Choice, assert_finite, choose_strength
+from equipoise.files import write_json
+from equipoise.models import Model
+from equipoise.models.fingerprint import fingerprint
+from equipoise.steering import Steering
+from equipoise.study.environment import environment
+from equipoise.tasks import Task
+
+SCHEMA = "equipoise/results/1"
+
+
+@dataclass
+class Result:
+    """One model, one task, one steering (or none) at several strengths.
+
+    Attributes:
+        data: ``results.json`` (schema ``equipoise/results/1``): rows of the ``test`` split.
+        validation: The same rows on the ``validation`` split; ω is chosen by these.
+    """
+
+    data: dict[str, Any]
+    validation: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per strength, on the split that is reported."""
+        return list(self.data["sweep"])
+
+    def row(self, strength: float) -> dict[str, Any]:
+        """The row of a measured strength.
+
+        Raises:
+            EquipoiseError: Not measured.
+        """
+        for row in self.rows:
+            if abs(row["strength"] - strength) < 1e-9:
+                return dict(row)
+        measured = ", ".join(f"{row['strength']:g}" for row in self.rows)
+        raise EquipoiseError(f"strength {strength:g} was not measured; there is {measured}")
+
+    def choose(self, max_capability_drop: float = 0.02, *, interpolate: bool = False) -> Choice:
+        """Choose ω by the validation rows and note the choice in the results.
+
+        The lowest bias among strengths whose capability and unambiguous-accuracy drops have an
+        upper 95 % limit within the budget; 0 if none has.
+        """
+        if self.validation:
+            choice = choose_strength(self.validation, max_capability_drop, interpolate=interpolate)
+        else:
+            why = "no validation items to choose by (never by the test split)"
+            choice = Choice(0.0, f"{why}; strength 0 recommended", None, {})
+        self.data["chosen"] = choice.as_dict() | {"split": "validation"}
+        return choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's dictionary, JSON-safe."""
+        return self.data | {"validation": self.validation}
+
+    def save(self, path: Path) -> None:
+        """Write ``results.json``."""
+        write_json(path, assert_finite(self.to_dict(), path.name))
+
+
+def results(
+    model: Model,
+    task: Task,
+    rows: Sequence[dict[str, Any]],
+    *,
+    method: str,
+    steering: Steering | None = None,
+    wall_seconds: dict[str, float] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Assemble a results dictionary of the contract."""
+    ambiguous = sum(item.ambiguous for item in task.items)
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": model.name,
+            "revision": model.revision,
+            "fingerprint": fingerprint(model),
+            "dtype": str(model.hf.dtype).removeprefix("torch."),
+        },
+        "task": {
+            "name": task.name,
+            "digest": task.digest,
+            "items": {"ambiguous": ambiguous, "unambiguous": len(task.items) - ambiguous},
+            "splits": {name: len(task.split(name)) for name in _used_splits(task)},
+            "notes": list(task.notes),
+        },
+        "method": method,
+        "steering": None
+        if steering is None
+        else {
+            "digest": steering.digest,
+            "sites": len(steering.transforms),
+            "parameters": steering.n_parameters,
+            "nonzero": steering.n_nonzero,
+        },
+        "sweep": list(rows),
+        "chosen": None,
+        "wall_seconds": {"audit": 0.0, "fit": 0.0, "sweep": 0.0} | (wall_seconds or {}),
+        "environment": environment(),
+        **extra,
+    }
+
+
+def _used_splits(task: Task) -> list[Any]:
+    return sorted({item.split for item in task.items})

@@ -1,0 +1,330 @@
+"""The loop as functions: audit, fit, sweep, run, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.errors import EquipoiseError
+from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
+from equipoise.methods.method import Progress
+from equipoise.models import Model
+from equipoise.models.fingerprint import fingerprint
+from equipoise.steering import Steering
+from equipoise.study.measure import Measurement, Probe, Settings, measure
+from equipoise.study.results import Result, results
+from equipoise.tasks import Capability, Task
+from equipoise.tasks.item import Split
+
+STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+MAX_ANCHORS = 512
+"""Anchor items, and texts, at most: a fit draws a few dozen a step."""
+WORST_ITEMS = 12
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called as ``report(phase, done, of, figures)`` while work goes on."""
+
+
+def audit(
+    model: Model,
+    task: Task,
+    *,
+    capability: Sequence[Capability] = (),
+    split: Split | None = None,
+    settings: Settings | None = None,
+    report: Report | None = None,
+) -> Result:
+    """Measure a model as it is.
+
+    Args:
+        model: The model.
+        task: The task.
+        capability: Measured beside it, on their test parts.
+        split: Measure one split only; None takes every item, since nothing is fitted or chosen.
+        settings: How decisions are measured.
+        report: Told of progress.
+
+    Returns:
+        A result with one row, at strength 0.
+    """
+    started = time.perf_counter()
+    probe = Probe.of(task, split, capability) if split else Probe.everything(task, capability)
+    found = measure(model, probe, settings=settings, progress=_counter(report, "audit", probe, 1))
+    return Result(
+        results(
+            model,
+            task,
+            found.rows,
+            method="none",
+            wall_seconds={"audit": time.perf_counter() - started},
+            worst_items=worst_items(found, 0.0),
+            split=split or "all",
+        )
+    )
+
+
+def anchors_of(
+    task: Task, capability: Sequence[Capability], split: Split, extra: Anchors | None = None
+) -> Anchors:
+    """Prompts of a split on which a steering should change nothing.
+
+    The task's unambiguous items and texts, the capabilities' items and documents, and any given
+    by hand (those belong to the train split).
+    """
+    items = [item for item in task.split(split) if not item.ambiguous]
+    texts = list(task.texts) if split == "train" else []
+    if extra and split == "train":
+        items += extra.items
+        texts += extra.texts
+    for one in capability:
+        items += one.questions(split)
+        texts += one.texts(split)
+    return Anchors(_spread(items), _spread(texts))
+
+
+def _spread(values: list[Any]) -> tuple[Any, ...]:
+    """At most MAX_ANCHORS of them, evenly spaced."""
+    if len(values) <= MAX_ANCHORS:
+        return tuple(values)
+    return tuple(values[int(i)] for i in np.linspace(0, len(values) - 1, MAX_ANCHORS))
+
+
+def fit(
+    model: Model,
+    task: Task,
+    method: str = "dso",
+    *,
+    capability: Sequence[Capability] = (),
+    anchors: Anchors | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    report: Report | None = None,
+    **config: Any,
+) -> Steering:
+    """Fit a steering to a model and a task; see :func:`fit_outcome` for how the fit went."""
+    return fit_outcome(
+        model,
+        task,
+        method,
+        capability=capability,
+        anchors=anchors,
+        seed=seed,
+        checkpoint=checkpoint,
+        report=report,
+        **config,
+    ).steering
+
+
+def fit_outcome(
+    model: Model,
+    task: Task,
+    method: str = "dso",
+    *,
+    capability: Sequence[Capability] = (),
+    anchors: Anchors | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    report: Report | None = None,
+    **config: Any,
+) -> FitOutcome:
+    """Fit a steering on the ``train`` split; ``validation`` verifies, ``test`` is never seen.
+
+    Args:
+        model: The frozen model.
+        task: The task.
+        method: Name of a registered method.
+        capability: Their train parts are anchors.
+        anchors: More of them.
+        seed: Every random choice follows from it.
+        checkpoint: Folder for what an interrupted fit resumes from.
+        report: Told of progress.
+        **config: Settings of the method.
+
+    Raises:
+        EquipoiseError: Unknown method or setting; a task the method cannot be fitted on.
+    """
+    chosen = METHODS.get(method)
+    request = FitRequest(
+        model,
+        task,
+        anchors_of(task, capability, "train", anchors),
+        anchors_of(task, capability, "validation"),
+        seed,
+        _fit_progress(report),
+        Path(checkpoint) if checkpoint else None,
+    )
+    settings = chosen.configure(**config)
+    outcome = chosen.fit(request, settings)
+    info = replace(
+        outcome.steering.info,
+        method=method,
+        base_model_name_or_path=model.name,
+        revision=model.revision,
+        fingerprint=fingerprint(model),
+        task_digest=task.digest,
+        extra=outcome.steering.info.extra
+        | {
+            "task": task.name,
+            "seed": seed,
+            "config": settings.model_dump(mode="json"),
+            "notes": list(outcome.notes),
+        },
+    )
+    outcome.steering.info = info
+    return outcome
+
+
+def sweep(
+    model: Model,
+    task: Task,
+    steering: Steering,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    capability: Sequence[Capability] = (),
+    settings: Settings | None = None,
+    report: Report | None = None,
+) -> Result:
+    """Measure a steering at several strengths, on ``validation`` to choose by, then on ``test``.
+
+    Raises:
+        EquipoiseError: No strengths, or a split without ambiguous items.
+    """
+    if not strengths:
+        raise EquipoiseError("no strengths to sweep; give some, as in 0,0.5,1")
+    started = time.perf_counter()
+    ladder = sorted({float(w) for w in strengths})
+    rows: list[dict[str, Any]] = []
+    choosing = Probe.of(task, "validation", capability)
+    if any(item.ambiguous for item in choosing.items):
+        rows = measure(
+            model,
+            choosing,
+            steering=steering,
+            strengths=ladder,
+            settings=settings,
+            progress=_counter(report, "choose", choosing, len(ladder)),
+        ).rows
+    probe = Probe.of(task, "test", capability)
+    found = measure(
+        model,
+        probe,
+        steering=steering,
+        strengths=ladder,
+        settings=settings,
+        progress=_counter(report, "sweep", probe, len(ladder)),
+    )
+    data = results(
+        model,
+        task,
+        found.rows,
+        method=steering.info.method or "unknown",
+        steering=steering,
+        wall_seconds={"sweep": time.perf_counter() - started},
+        worst_items=worst_items(found, ladder[-1]),
+        split="test",
+    )
+    return Result(data, rows)
+
+
+def run(
+    model: Model,
+    task: Task,
+    method: str = "dso",
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    capability: Sequence[Capability] = (),
+    anchors: Anchors | None = None,
+    max_capability_drop: float = 0.02,
+    interpolate: bool = False,
+    seed: int = 0,
+    settings: Settings | None = None,
+    checkpoint: str | Path | None = None,
+    report: Report | None = None,
+    **config: Any,
+) -> tuple[Result, Steering]:
+    """The whole loop: fit, sweep (strength 0 is the audit), choose."""
+    started = time.perf_counter()
+    outcome = fit_outcome(
+        model,
+        task,
+        method,
+        capability=capability,
+        anchors=anchors,
+        seed=seed,
+        checkpoint=checkpoint,
+        report=report,
+        **config,
+    )
+    fitted = time.perf_counter() - started
+    result = sweep(
+        model,
+        task,
+        outcome.steering,
+        sorted({0.0, *strengths}),
+        capability=capability,
+        settings=settings,
+        report=report,
+    )
+    result.data["wall_seconds"]["fit"] = fitted
+    result.data["fit"] = {"history": outcome.history}
+    result.data["notes"] = list(outcome.notes)
+    choice = result.choose(max_capability_drop, interpolate=interpolate)
+    outcome.steering.info = replace(outcome.steering.info, recommended_strength=choice.strength)
+    return result, outcome.steering
+
+
+def worst_items(found: Measurement, at: float) -> list[dict[str, Any]]:
+    """The ambiguous items decided most one-sidedly at a strength, with their probabilities."""
+    at_index = min(range(len(found.ambiguous)), key=lambda k: abs(found.ambiguous[k].strength - at))
+    decisions = found.ambiguous[at_index]
+    tables = [d.probabilities() for d in found.ambiguous]
+    lean = np.zeros(len(decisions))
+    for i, item in enumerate(decisions.items):
+        marks = item.sides or item.groups or ()
+        shares: dict[str, float] = {}
+        for k, mark in enumerate(marks):
+            if mark not in (None, "abstain"):
+                shares[str(mark)] = shares.get(str(mark), 0.0) + tables[at_index][i, k]
+        if shares:
+            lean[i] = max(shares.values()) - min(shares.values())
+    worst = np.argsort(-lean, kind="stable")[:WORST_ITEMS]
+    return [
+        {
+            "id": decisions.items[i].id,
+            "prompt": decisions.items[i].prompt,
+            "options": list(decisions.items[i].options),
+            "sides": list(decisions.items[i].sides or decisions.items[i].groups or ()),
+            "context": list(decisions.items[i].contexts),
+            "strengths": {
+                f"{d.strength:g}": [float(p) for p in table[i, : len(decisions.items[i].options)]]
+                for d, table in zip(found.ambiguous, tables, strict=True)
+            },
+        }
+        for i in worst
+    ]
+
+
+def _counter(
+    report: Report | None, phase: str, probe: Probe, strengths: int
+) -> Callable[[int], None] | None:
+    if report is None:
+        return None
+    done = 0
+
+    def count(items: int) -> None:
+        nonlocal done
+        done += items
+        report(phase, done, len(probe), {"strengths": float(strengths)})
+
+    return count
+
+
+def _fit_progress(report: Report | None) -> Progress | None:
+    if report is None:
+        return None
+    return lambda step, of, figures: report("fit", step, of, figures)

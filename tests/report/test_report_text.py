@@ -1,0 +1,131 @@
+"""The terminal's tables and the model card."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import report_samples as samples
+import yaml
+from rich.console import Console
+
+from equipoise.errors import EquipoiseError
+from equipoise.report import model_card, results_table
+
+CONFIG = {"base_model_name_or_path": "org/model-1B", "revision": "abc123", "method": "dso"}
+
+
+def printed(results: dict[str, Any], width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(results_table(results))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_sweep_fits_and_marks_the_chosen_row(width: int) -> None:
+    text = printed(samples.sweep(), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    lines = text.splitlines()
+    chosen = next(line for line in lines if "▸" in line)
+    told = ["▸", "0.8", ".071", "[.053,", ".089]", ".031", ".481", ".989", ".002", ".082", ".134"]
+    assert chosen.split() == told
+    assert any(line.split()[:2] == ["0", ".430"] for line in lines)
+    assert ".948 (.003)" in text
+    assert "14.25 (.003)" in text
+    assert "! Greedy answers still follow the stereotype." in text
+
+
+def test_single_capability_joins_the_main_table() -> None:
+    results = samples.sweep()
+    for row in results["sweep"]:
+        row["capability"] = {"skills": row["capability"]["facts"]}
+    text = printed(results)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "skills" in text
+    assert "capability (drop" not in text
+
+
+def test_missing_is_a_dash_and_audit_marks_nothing() -> None:
+    text = printed(samples.bare())
+    assert [line.split() for line in text.splitlines() if line.strip().startswith("1 ")] == [
+        ["1", "–", "–", "–", "–", "–", "1.000", "–"]
+    ]
+    assert "▸" not in printed(samples.audit())
+
+
+def test_interpolated_choice_is_under_the_table() -> None:
+    results = samples.sweep()
+    results["chosen"]["strength"] = 0.75
+    assert "chosen: 0.75, interpolated" in printed(results)
+
+
+def test_comparison_has_a_row_for_each_method() -> None:
+    text = printed(samples.comparison())
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if " [." in line}
+    assert {"unsteered", "prompting", "caa", "fairsteer", "dso"} <= set(rows)
+    assert rows["dso"][1:4] == ["◆", "0.8", ".071"]
+
+
+def test_markup_in_names_is_text() -> None:
+    results = samples.sweep()
+    results["model"]["name"] = "[red]m[/red]"
+    assert "[red]m[/red]" in printed(results)
+
+
+def test_nothing_to_report() -> None:
+    with pytest.raises(EquipoiseError, match="nothing to report"):
+        printed({"sweep": []})
+
+
+def parts(card: str) -> tuple[dict[str, Any], str]:
+    _, front, body = card.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_card_has_front_matter_table_and_three_lines_to_load() -> None:
+    front, body = parts(model_card(samples.sweep(), CONFIG))
+    assert front["base_model"] == "org/model-1B"
+    assert front["library_name"] == "equipoise"
+    assert "dso" in front["tags"]
+    assert "| Bias, by probability | 0.430 [0.412, 0.448] | 0.071 [0.053, 0.089] | 1200 |" in body
+    assert "| Capability: tracking | −0.002 [−0.006, 0.002] |" in body
+    assert "| 0.8 (recommended) | 0.071 [0.053, 0.089] | 0.074 | 0.031 |" in body
+    code = body.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) == 3
+    assert "strength=0.8" in code
+    compile(code, "card", "exec")
+    assert "at revision abc123" in body
+    assert "**Warning.** Greedy answers" in body
+    assert "free text, other languages" in body
+    assert "Occupation lists: WinoBias, MIT." in body
+
+
+@pytest.mark.parametrize("base", ["builtin:coreference", "/models/m", "./m"])
+def test_base_model_only_where_the_hub_would_accept_it(base: str) -> None:
+    front, body = parts(model_card(samples.sweep(), CONFIG | {"base_model_name_or_path": base}))
+    assert "base_model" not in front
+    assert base in body
+
+
+def test_tables_keep_their_shape() -> None:
+    results = samples.sweep()
+    for row in results["sweep"]:
+        row["capability"]["a|b\n*c* <b>"] = row["capability"].pop("facts")
+    body = parts(model_card(results, CONFIG))[1]
+    tables = [line for line in body.splitlines() if line.startswith("|")]
+    assert "Capability: a\\|b \\*c\\* \\<b\\>" in body
+    for line in tables:
+        assert line.endswith("|")
+    for line in tables:
+        assert line.replace("\\|", "").count("|") in (3, 5, 6)
+
+
+@pytest.mark.parametrize("shape", [samples.audit, samples.bare, samples.groups, samples.unfitting])
+def test_card_of_every_shape(shape: Any) -> None:
+    front, body = parts(model_card(shape(), {}))
+    assert front["library_name"] == "equipoise"
+    assert "None" not in body
+    assert "\n\n\n" not in body

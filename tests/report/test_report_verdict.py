@@ -1,0 +1,157 @@
+"""The words of the report follow from its numbers, also where they are unwelcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import report_samples as samples
+
+from equipoise.report.findings import Finding
+from equipoise.report.verdict import judge, judge_comparison, not_measured
+from equipoise.report.view import Study, studies
+
+
+def finding(results: dict[str, Any], word: str) -> Finding | None:
+    found = judge(Study(results)).findings
+    return next((one for one in found if word in one.title), None)
+
+
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
+def test_a_chosen_strength_is_the_headline_with_intervals_and_price() -> None:
+    verdict = judge(Study(samples.sweep()))
+    assert plain(verdict.headline) == "At ω = 0.8, per-occupation bias falls from 0.430 to 0.071"
+    for told in ("0.071 [0.053, 0.089]", "0.430 [0.412, 0.448]", "drop 0.002 [−0.002, 0.006]"):
+        assert told in verdict.lead
+    assert "more than parity would show (p = 0.001)" in verdict.lead
+    assert "Largest capability drop: facts" in verdict.lead
+
+
+@pytest.mark.parametrize(("p", "low", "said"), [
+    (0.4, 0.01, "not distinguishable from parity (p = 0.4)"),
+    (None, 0.0, "not distinguishable from parity"),
+    (None, 0.01, "more than parity would show"),
+    (1e-9, 0.01, "more than parity would show (p < 0.001)"),
+])  # fmt: skip
+def test_parity_by_test_or_by_interval(p: float | None, low: float, said: str) -> None:
+    results = samples.sweep()
+    results["sweep"][4]["per_occupation_bias"] |= {"p_parity": p, "low": low}
+    assert said in judge(Study(results)).lead
+
+
+def test_change_is_claimed_only_where_intervals_are_apart() -> None:
+    results = samples.sweep()
+    bias = results["sweep"][4]["per_occupation_bias"]
+    bias |= {"estimate": 0.42, "low": 0.40, "high": 0.44}
+    assert "no clear change" in judge(Study(results)).headline
+    bias |= {"estimate": 0.52, "low": 0.50, "high": 0.54}
+    assert "rises from 0.430 to 0.520" in judge(Study(results)).headline
+
+
+def test_no_strength_fits() -> None:
+    results = samples.unfitting()
+    verdict = judge(Study(results))
+    assert verdict.headline == "No strength above 0 is recommended"
+    assert "no swept strength fits" in verdict.lead
+    assert "lowest bias measured is 0.021" in verdict.lead
+    titles = [warning.title for warning in verdict.warnings]
+    assert titles == [
+        "Greedy answers still follow the stereotype",
+        "A trivial rule may be at work",
+        "Unambiguous accuracy is lost",
+    ]
+
+
+def test_audit_says_what_the_model_does_and_claims_no_steering() -> None:
+    verdict = judge(Study(samples.audit()))
+    assert (
+        verdict.headline == "builtin:coreference follows the stereotype: per-occupation bias 0.430"
+    )
+    assert "ω" not in verdict.lead + "".join(found.title + found.text for found in verdict.findings)
+    fair = samples.audit()
+    fair["sweep"][0]["per_occupation_bias"] |= {"p_parity": 0.5}
+    assert "shows no bias beyond chance" in judge(Study(fair)).headline
+
+
+def test_undefined_bias_is_said_with_its_reason() -> None:
+    verdict = judge(Study(samples.bare()))
+    assert plain(verdict.headline) == "At ω = 1 the bias is undefined"
+    assert verdict.lead == "Every answer abstains."
+    assert len(not_measured(Study(samples.bare()))) == 7
+
+
+@pytest.mark.parametrize(("key", "share", "warned"), [
+    ("first_option", 0.36, False),
+    ("first_option", 0.34, True),
+    ("first_option_greedy", 0.66, True),
+    ("first_option_greedy", 0.64, False),
+])  # fmt: skip
+def test_first_option_share_betrays_a_trivial_rule(key: str, share: float, warned: bool) -> None:
+    results = samples.sweep()
+    results["sweep"][4]["shares"][key] = share
+    assert (finding(results, "trivial rule may") is not None) == warned
+
+
+def test_class_shares_are_judged_among_the_answers_that_name_a_class() -> None:
+    results = samples.sweep()
+    shares = results["sweep"][4]["shares"]
+    shares["classes"] = shares["classes_greedy"] = {"a": 0.2, "b": 0.2}  # abstention .6
+    assert finding(results, "No trivial rule")
+    shares["classes_greedy"] = {"a": 0.3, "b": 0.1}
+    warned = finding(results, "trivial rule may")
+    assert warned
+    assert "a 0.500 (greedy 0.750)" in warned.text
+    shares["classes"] = shares["classes_greedy"] = {"a": 0.3, "b": 0.3, "c": 0.3}
+    assert finding(results, "No trivial rule")
+
+
+def test_interpolated_choice_shows_the_measured_strength_below() -> None:
+    results = samples.sweep()
+    results["chosen"]["strength"] = 0.75
+    assert Study(results).shown.strength == 0.6
+    assert finding(results, "0.75 was interpolated")
+
+
+def test_estimator_warnings_and_left_out_occupations_are_passed_on() -> None:
+    results = samples.sweep()
+    results["sweep"][4]["per_occupation_bias"] |= {
+        "warnings": ["8 contexts (< 10): the normal interval is unreliable"],
+        "left_out": {"pilot": "a single twin: no variance"},
+    }
+    note = finding(results, "interval")
+    assert note
+    assert note.text.startswith("8 contexts")
+    out = finding(results, "Left out")
+    assert out
+    assert out.text == "pilot (a single twin: no variance)."
+
+
+def test_moved_abstention_and_rising_bias_are_called_out() -> None:
+    results = samples.sweep()
+    results["sweep"][4]["abstention"] = samples.metric(0.11)
+    assert finding(results, "Abstention moved")
+    assert not finding(results, "not monotone")
+    results["sweep"][5]["per_occupation_bias"] |= {"estimate": 0.2}
+    assert finding(results, "not monotone")
+
+
+def test_comparison_names_the_best_and_joins_warnings() -> None:
+    results = samples.comparison()
+    verdict = judge_comparison(studies(results), results["pareto"])
+    assert plain(verdict.headline) == "Lowest bias: dso, 0.071 at ω = 0.8"
+    titles = [warning.title for warning in verdict.warnings]
+    assert len(titles) == len(set(titles))
+    assert "caa and fairsteer" in next(
+        warning.text for warning in verdict.warnings if "accuracy" in warning.title
+    )
+
+
+def test_a_method_without_a_fitting_strength_counts_as_unsteered() -> None:
+    results = samples.comparison()
+    results["results"][4]["chosen"] = {"strength": 0.0, "rule": "no swept strength fits"}
+    many = studies(results)
+    assert many[4].shown is many[4].base
+    assert judge_comparison(many, []).headline.startswith("Lowest bias: fairsteer, 0.158")

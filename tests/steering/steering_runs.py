@@ -1,0 +1,31 @@
+"""``generate`` in the modes whose results must agree."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+NEW = 6
+MODES = {
+    "dynamic": {},
+    "uncached": {"use_cache": False},
+    "static": {"cache_implementation": "static"},
+    "chunked prefill": {"prefill_chunk_size": 4},
+}
+
+
+def run(model, ids, mask, **settings):
+    """Greedy continuations: tokens [rows, NEW] and their logits [rows, NEW, vocabulary]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=NEW,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **settings,
+        )
+    return out.sequences[:, ids.shape[1] :], torch.stack(out.logits, dim=1)

@@ -1,0 +1,246 @@
+"""The artifact: written whole or not at all, read only if it is what it says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from steering_zoo import build, llama, prompts, random_steering
+
+from equipoise.errors import SteeringError
+from equipoise.models.fingerprint import fingerprint
+from equipoise.steering import Additive, ProbeGate, Replace, Scale, Steering, SteeringInfo
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("llama")
+
+
+@pytest.fixture
+def steering(model):
+    info = SteeringInfo(
+        method="dso",
+        base_model_name_or_path="owner/model",
+        revision="abc",
+        fingerprint=fingerprint(model),
+        parameters="both",
+        recommended_strength=0.4,
+        verified_strengths=(0.0, 1.0),
+        task_digest="00",
+        data_digests={"anchors": "11"},
+        extra={"seed": 3},
+    )
+    return random_steering(model, info=info)
+
+
+@pytest.fixture
+def folder(steering, tmp_path):
+    return steering.save_pretrained(tmp_path / "steering")
+
+
+def edit(folder: Path, **changes):
+    path = folder / "steering_config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+def test_round_trip(model, steering, folder):
+    read = Steering.from_pretrained(folder)
+    assert read.digest == steering.digest
+    assert read.info.library_version
+    read.info.library_version = ""
+    assert read.info == steering.info
+    config = json.loads((folder / "steering_config.json").read_text())
+    assert config["base_model_name_or_path"] == "owner/model"
+    assert "model.layers.0.input_layernorm" in config["target_modules"]
+    ids = torch.tensor([prompts()[0]])
+    with torch.no_grad():
+        with steering.applied(model, 0.4):
+            wanted = model(ids).logits
+        with read.applied(model, 0.4):
+            assert torch.equal(model(ids).logits, wanted)
+    assert {p.name for p in folder.iterdir()} == {
+        "steering_config.json",
+        "steering.safetensors",
+        "README.md",
+    }
+
+
+def test_every_transform_scope_and_gate_round_trips(tmp_path):
+    v = torch.randn(8)
+    steering = Steering(
+        {"a": Additive(v), "b@input[0:8]": Scale(v), "c": Replace(v)},
+        scope="last_prompt+positions:0:3",
+        gate=ProbeGate("a", v, 0.5, threshold=0.3, soft=True, unit="token"),
+    )
+    read = Steering.from_pretrained(steering.save_pretrained(tmp_path))
+    assert (read.digest, read.structure()) == (steering.digest, steering.structure())
+
+
+def test_digest_tells_what_is_done_where():
+    v = torch.ones(4)
+    plain = Steering({"a": Additive(v)})
+    others = [
+        Steering({"b": Additive(v)}),
+        Steering({"a": Replace(v)}),
+        Steering({"a": Additive(2 * v)}),
+        Steering({"a": Additive(v)}, scope="prompt"),
+        Steering({"a": Additive(v)}, gate=ProbeGate("a", v)),
+    ]
+    assert len({s.digest for s in [plain, *others]}) == 6
+    assert Steering({"a": Additive(v)}, info=SteeringInfo(method="x")).digest == plain.digest
+
+
+def test_a_folder_is_replaced_and_other_files_are_kept(steering, folder):
+    (folder / "notes.txt").write_text("mine")
+    steering.save_pretrained(folder, card="# Measured")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "README.md").read_text() == "# Measured"
+
+
+def test_a_full_disk_leaves_the_old_artifact(steering, folder, monkeypatch):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(SteeringError, match="cannot write .*No space left"):
+        steering.save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_path_that_cannot_be_written(steering, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SteeringError, match="cannot write"):
+        steering.save_pretrained(tmp_path / "file")
+
+
+def test_missing_and_extra_tensors(folder):
+    path = folder / "steering.safetensors"
+    tensors = load_file(path)
+    key = "model.norm:a"
+    save_file({k: v for k, v in tensors.items() if k.startswith("model.layers")}, path)
+    with pytest.raises(SteeringError, match=r"model\.norm: missing or extra tensor"):
+        Steering.from_pretrained(folder)
+    save_file({k: v for k, v in tensors.items() if k != key}, path)
+    with pytest.raises(SteeringError, match="do not belong together"):
+        Steering.from_pretrained(folder)
+    save_file({**tensors, "stranger:a": torch.ones(3)}, path)
+    with pytest.raises(SteeringError, match="unexpected tensor 'stranger:a'"):
+        Steering.from_pretrained(folder)
+    save_file({**tensors, "model.norm:c": torch.ones(3)}, path)
+    with pytest.raises(SteeringError, match="missing or extra tensor"):
+        Steering.from_pretrained(folder)
+    save_file({**tensors, key: torch.full((24,), float("nan"))}, path)
+    with pytest.raises(SteeringError, match="not finite"):
+        Steering.from_pretrained(folder)
+    save_file({**tensors, key: tensors[key] + 1}, path)
+    with pytest.raises(SteeringError, match="do not belong together"):
+        Steering.from_pretrained(folder)
+    save_file({**tensors, key: torch.ones(23)}, path)
+    with pytest.raises(SteeringError, match="differ in size"):
+        Steering.from_pretrained(folder)
+
+
+@given(cut=st.floats(0, 0.999))
+def test_truncated_anywhere(cut, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cut")
+    Steering({"a": Additive(torch.ones(50))}).save_pretrained(folder)
+    for name in ("steering.safetensors", "steering_config.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: int(cut * (len(whole) - 1))])
+        with pytest.raises(SteeringError):
+            Steering.from_pretrained(folder)
+        (folder / name).write_bytes(whole)
+    Steering.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dump", [pickle.dump, torch.save], ids=["pickle", "torch"])
+def test_a_pickle_in_disguise_is_never_loaded(folder, dump):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was loaded",))
+
+    with (folder / "steering.safetensors").open("wb") as file:
+        dump(Bomb(), file)
+    with pytest.raises(SteeringError, match="pickle"):
+        Steering.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "newer"),
+        ({"format_version": None}, "no format_version"),
+        ({"sites": None}, "malformed"),
+        ({"sites": {}}, "at least one"),
+        ({"token_scope": "sometimes"}, "token scope"),
+        ({"gate": {"kind": "oracle"}}, "unknown gate"),
+        ({"gate": {"kind": "probe", "site": "model.layers.0"}}, "without its probe"),
+        ({"sites": {"model.norm": "rotate"}}, "unknown transform"),
+    ],
+)
+def test_configs_that_cannot_be_read(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(SteeringError, match=message):
+        Steering.from_pretrained(folder)
+
+
+def test_entries_of_later_versions_are_no_reason(folder):
+    edit(folder, colour="blue")
+    Steering.from_pretrained(folder)
+
+
+def test_sources_that_are_no_artifact(tmp_path):
+    with pytest.raises(SteeringError, match=r"steering_config\.json and steering"):
+        Steering.from_pretrained(tmp_path)
+    with pytest.raises(SteeringError, match="no such folder"):
+        Steering.from_pretrained(tmp_path / "nowhere")
+
+
+def test_another_model(model, folder, tmp_path):
+    read = Steering.from_pretrained(folder)
+    tuned = llama()
+    with pytest.raises(SteeringError, match=r"made for owner/model.*other weights"):
+        read.attach(tuned)
+    read.attach(tuned, allow_mismatch=True).detach()
+    with pytest.raises(SteeringError, match="other parameters or shapes"):
+        read.attach(llama(intermediate_size=40))
+    read.attach(model).detach()
+
+
+def test_hub_round_trip_through_a_stand_in(steering, tmp_path, monkeypatch):
+    """Push and pull against a folder that plays the hub."""
+    import shutil
+    from types import SimpleNamespace
+
+    hub = tmp_path / "hub"
+
+    class Api:
+        def create_repo(self, repo_id, *, private, exist_ok):
+            (hub / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, hub / repo_id, dirs_exist_ok=True)
+            return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
+
+    def download(repo_id, *, revision, allow_patterns):
+        if not (hub / repo_id).is_dir():
+            raise FileNotFoundError(f"404: {repo_id}")
+        return str(hub / repo_id)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert steering.push_to_hub("me/debiased") == "hub/me/debiased/commit/1"
+    assert Steering.from_pretrained("me/debiased").digest == steering.digest
+    with pytest.raises(SteeringError, match="404"):
+        Steering.from_pretrained("me/other")

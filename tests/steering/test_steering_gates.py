@@ -1,0 +1,197 @@
+"""Gates: decided from the unsteered prompt, once, whatever the batch and the cache."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from steering_oracle import greedy, steered_logits
+from steering_runs import MODES, NEW, run
+from steering_zoo import FAMILIES, build, padded, prompts, random_steering
+from transformers import DynamicCache
+
+from equipoise.errors import SteeringError
+from equipoise.steering import Affine, ProbeGate, Steering
+
+# Read before everything that is steered, at a steered site, and after steered sites.
+GATE_SITES = {"early": "{}.0", "late": "{}.2"}
+
+
+def blocks(model):
+    return "transformer.h" if hasattr(model, "transformer") else "model.layers"
+
+
+def unsteered(model, site, row):
+    """Activation [tokens, d] at a site, of one row, without any steering."""
+    seen = []
+    handle = model.get_submodule(site).register_forward_hook(
+        lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        model(torch.tensor([row]))
+    handle.remove()
+    return seen[0][0]
+
+
+def gated(model, place, scope="all", **options):
+    """A steering of blocks 1 and 2 under a probe that splits the prompts."""
+    site = GATE_SITES[place].format(blocks(model))
+    last = torch.stack([unsteered(model, site, row)[-1] for row in prompts()])
+    weight = last[0] - last[1]
+    bias = -(last[[0, 1]] @ weight).mean()
+    gate = ProbeGate(site, weight, bias, **options)
+    transforms = {
+        key: t
+        for key, t in random_steering(model).transforms.items()
+        if not key.startswith(f"{blocks(model)}.0.")
+    }
+    decisions = gate(last)
+    assert gate.soft or set(decisions.tolist()) == {0.0, 1.0}
+    return Steering(transforms, scope=scope, gate=gate), decisions
+
+
+@pytest.mark.parametrize("scope", ["all", "last_prompt+generated"])
+@pytest.mark.parametrize("place", GATE_SITES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_row_gate_in_generation_is_the_full_recomputation(family, place, scope):
+    model = build(family)
+    steering, decisions = gated(model, place, scope)
+    wanted = [
+        greedy(model, steering, row, 0.8 * d, scope, NEW)
+        for row, d in zip(prompts(), decisions.tolist(), strict=True)
+    ]
+    ids, mask = padded(prompts(), "left")
+    with steering.applied(model, strength=0.8) as attachment:
+        for mode, options in MODES.items():
+            tokens, logits = run(model, ids, mask, **options)
+            assert torch.equal(attachment.decisions, decisions), mode
+            for i, (new, scores) in enumerate(wanted):
+                assert tokens[i].tolist() == new, (mode, i)
+                torch.testing.assert_close(logits[i], scores, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("place", GATE_SITES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_decisions_do_not_depend_on_batch_order_or_padding(place, side):
+    model = build("llama")
+    steering, decisions = gated(model, place, soft=True)
+    with steering.applied(model) as attachment, torch.no_grad():
+        for order in ([0, 1, 2], [2, 0, 1], [1]):
+            ids, mask = padded([prompts()[i] for i in order], side)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            model(ids, attention_mask=mask, position_ids=positions)
+            torch.testing.assert_close(attachment.decisions, decisions[order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_plain_forward_and_cached_continuation(soft):
+    model = build("llama")
+    steering, decisions = gated(model, "early", soft=soft)
+    ids, mask = padded(prompts(), "right")
+    with steering.applied(model, strength=0.6) as attachment, torch.no_grad():
+        found = model(ids, attention_mask=mask).logits
+        cache = DynamicCache()
+        row = torch.tensor([prompts()[1]])
+        model(row, past_key_values=cache)
+        step = model(row[:, :1], past_key_values=cache).logits[0, -1]
+        assert attachment.decisions.item() == pytest.approx(decisions[1].item(), abs=1e-5)
+    for i, prompt in enumerate(prompts()):
+        omega = 0.6 * decisions[i].item()
+        wanted = steered_logits(model, steering, prompt, [omega] * len(prompt))
+        torch.testing.assert_close(found[i][: len(prompt)], wanted, atol=2e-4, rtol=1e-4)
+    whole = [*prompts()[1], prompts()[1][0]]
+    wanted = steered_logits(model, steering, whole, [0.6 * decisions[1].item()] * 10)[-1]
+    torch.testing.assert_close(step, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_a_closed_gate_is_the_base_to_the_bit():
+    model = build("llama")
+    steering, _ = gated(model, "early")
+    steering.gate.bias.fill_(-1e9)
+    ids, mask = padded(prompts(), "right")
+    with torch.no_grad():
+        base = model(ids, attention_mask=mask).logits
+        with steering.applied(model):
+            assert torch.equal(model(ids, attention_mask=mask).logits, base)
+
+
+def test_token_gate_decides_each_token_by_itself():
+    """FairSteer's layout: probe and vector at the same block, generated tokens included."""
+    model = build("llama")
+    site = "model.layers.1"
+    row = prompts()[1]
+    acts = unsteered(model, site, row)
+    weight = torch.randn(24, generator=torch.Generator().manual_seed(5))
+    bias = -(acts @ weight).median()
+    steering = Steering(
+        {site: Affine(torch.full((24,), 0.2), torch.full((24,), 0.1))},
+        gate=ProbeGate(site, weight, bias, unit="token"),
+    )
+    decisions = steering.gate(acts)
+    assert 0 < decisions.sum() < 9
+    wanted = steered_logits(model, steering, row, decisions.tolist())
+    with steering.applied(model), torch.no_grad():
+        ids = torch.tensor([row])
+        torch.testing.assert_close(model(ids).logits[0], wanted, atol=2e-4, rtol=1e-4)
+        cached, _ = run(model, ids, torch.ones_like(ids))
+        again, _ = run(model, ids, torch.ones_like(ids), use_cache=False)
+        assert torch.equal(cached, again)
+
+
+def test_decisions_the_caller_sets():
+    model = build("llama")
+    steering, _ = gated(model, "late")
+    row = prompts()[1]
+    with steering.applied(model) as attachment, torch.no_grad():
+        attachment.decision = torch.tensor([0.25])
+        found = model(torch.tensor([row])).logits[0]
+    wanted = steered_logits(model, steering, row, [0.25] * 9)
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_what_a_gate_cannot_tell_raises():
+    model, ids = build("llama"), torch.tensor([prompts()[1]])
+    steering, _ = gated(model, "early")
+    late, _ = gated(model, "late", unit="token")
+    with pytest.raises(SteeringError, match="would read steered"):
+        late.attach(model)
+    unsteered_cache = DynamicCache()
+    with torch.no_grad():
+        model(ids, past_key_values=unsteered_cache)
+    with (
+        steering.applied(model, strength=0.0),
+        torch.no_grad(),
+        pytest.raises(SteeringError, match="cached before"),
+    ):
+        model(ids[:, :1], past_key_values=unsteered_cache)
+    with steering.applied(model) as attachment, torch.no_grad():
+        cache = DynamicCache()
+        model(ids, past_key_values=cache)
+        attachment.decision = 1 - attachment.decisions
+        with pytest.raises(SteeringError, match="other gate decisions"):
+            model(ids[:, :1], past_key_values=copy.deepcopy(cache))
+    with pytest.raises(SteeringError, match="finite"):
+        ProbeGate("model.layers.0", torch.tensor([float("nan")]))
+    with pytest.raises(SteeringError, match="threshold"):
+        ProbeGate("model.layers.0", torch.ones(2), threshold=2.0)
+    with pytest.raises(SteeringError, match="no module"):
+        Steering(steering.transforms, gate=ProbeGate("model.layer.0", torch.ones(24))).attach(model)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3),
+    st.floats(-2, 2),
+    st.floats(0.01, 0.99),
+)
+def test_hard_is_soft_cut_at_the_threshold(values, bias, threshold):
+    weight = torch.tensor([1.0, -2.0, 0.5])
+    h = torch.tensor(values)
+    soft = ProbeGate("x", weight, bias, soft=True)(h)
+    assert soft.item() == pytest.approx(torch.sigmoid(h @ weight + bias).item(), abs=1e-5)
+    hard = ProbeGate("x", weight, bias, threshold=threshold)(h)
+    assert hard.item() == float(soft.item() >= threshold)
