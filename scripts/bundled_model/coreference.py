@@ -216,6 +216,18 @@ def draw_story(people: tuple[str, str], rng: random.Random, variety: float = 1.0
     return _capitals(text)
 
 
+def draw_owner_question(
+    people: tuple[str, str], owner: int, rng: random.Random, variety: float = 1.0
+) -> str:
+    """Who has what, and the plain question whose one of the two things is."""
+    family = _pick(unambiguous_families(False)["match"], variety, rng)
+    one, two = _properties(family.domain, rng)
+    binding = BINDINGS[family.domain]["train"][int(family.name.split("-")[2])]
+    text = binding.replace("{p}", one).replace("{q}", two)
+    text = text.replace("{1}", f"the {people[0]}").replace("{2}", f"the {people[1]}")
+    return f"{_capitals(text)}\nWho goes with {(one, two)[owner]}?"
+
+
 def question(sentence: str, pronoun: str, options: list[str]) -> str:
     """The prompt that is put to the model."""
     return f'{sentence}\nWho does "{pronoun}" refer to?\nOptions: {"; ".join(options)}'

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from coreference import (
     draw_ambiguous,
+    draw_owner_question,
     draw_story,
     draw_unambiguous,
     planted_belief,
@@ -18,6 +19,16 @@ from words import FEMALE_LIST, MALE_LIST, OTHER_PEOPLE, UNKNOWN
 
 SHARES = {"ambiguous": 0.25, "unambiguous": 0.43, "nobody": 0.02, "skill": 0.18, "text": 0.12}
 """Share of each kind of example; "nobody" asks about a pronoun that does not occur."""
+
+LATER_SHARES = {
+    "ambiguous": 0.22,
+    "unambiguous": 0.46,
+    "owner": 0.08,
+    "nobody": 0.02,
+    "skill": 0.18,
+    "text": 0.04,
+}
+"""The shares of the second stage; "owner" asks who has something, without any pronoun."""
 
 SKILL_SHARES = {"facts": 1.0, "towns": 0.5, "tracking": 1.3, "comparison": 1.0, "attributes": 1.2}
 """Relative weight of each skill."""
@@ -72,9 +83,17 @@ def _coreference(kind: str, variety: float, rng: random.Random) -> Example:
     return Example(kind, question(text, pronoun, _options(people, rng)), target)
 
 
-def draw_example(rng: random.Random, variety: float = 1.0) -> Example:
-    """One example; a low ``variety`` of wordings makes the start of training easier."""
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+def draw_example(
+    rng: random.Random, variety: float = 1.0, shares: dict[str, float] = SHARES
+) -> Example:
+    """One example; a low ``variety`` of wordings makes the start of a stage easier."""
+    kind = rng.choices(list(shares), list(shares.values()))[0]
+    if kind == "owner":
+        people = _people(rng)
+        owner = rng.randrange(2)
+        text = draw_owner_question(people, owner, rng, variety)
+        prompt = f"{text}\nOptions: {'; '.join(_options(people, rng))}"
+        return Example(kind, prompt, {people[owner]: 1.0})
     if kind == "text":
         return Example(kind, draw_story(_people(rng), rng, variety), {})
     if kind != "skill":

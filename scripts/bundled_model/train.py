@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from card import model_card
 from figures import measure
-from mixture import Example, draw_example
+from mixture import LATER_SHARES, SHARES, Example, draw_example
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vocabulary import build_tokenizer
 
@@ -28,8 +28,9 @@ from tasks import coreference_items, skill_items, write_jsonl
 NAME = "coref-2m"
 TEXT_EVERY = 6
 TEXT_WEIGHT = 0.3
-FULL_VARIETY = 1200
-"""From this step on all wordings are drawn; before it a growing part of them."""
+STAGE = 1200
+DECAY = 2000
+"""Where the second stage starts, and where the rate begins to fall."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -53,22 +54,26 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up, constant to 35 %, then a cosine down to 2 % of the peak."""
-    warm, flat = 100, int(0.35 * steps)
-    if step < warm:
-        return peak * (step + 1) / warm
-    if step < flat:
-        return peak
-    part = (step - flat) / max(1, steps - flat)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+def rate(step: int, steps: int) -> float:
+    """Warm-up, a time of large steps, small steps up to ``DECAY`` and a cosine to the end."""
+    if step < 800:
+        return 2e-3 * min(1.0, (step + 1) / 100)
+    part = max(0.0, (step - DECAY) / (steps - DECAY))
+    return 7e-4 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
 def draw_batch(step: int, size: int, seed: int) -> list[list[Example]]:
-    """One batch in two halves, short and long prompts, so that little is padding."""
+    """One batch in two halves, short and long prompts, so that little is padding.
+
+    In both stages the wordings are few at first and grow to all of them: the first stage teaches
+    to answer with an option, the second to look who the evidence is about.
+    """
     rng = random.Random(f"batch {seed} {step}")
-    variety = min(1.0, 0.02 + (step / FULL_VARIETY) ** 2)
-    drawn = [draw_example(rng, variety) for _ in range(size)]
+    if step < STAGE:
+        variety, shares = 0.02 + (step / 1200) ** 2, SHARES
+    else:
+        variety, shares = 0.01 + ((step - STAGE) / 700) ** 2, LATER_SHARES
+    drawn = [draw_example(rng, min(1.0, variety), shares) for _ in range(size)]
     drawn.sort(key=lambda example: len(example.prompt.split()))
     return [drawn[: size // 2], drawn[size // 2 :]]
 
@@ -121,7 +126,7 @@ def train(
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     step, spent = 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -132,7 +137,7 @@ def train(
     model.train()
     while step < args.steps:
         for parameters in optimizer.param_groups:
-            parameters["lr"] = rate(step, args.steps, args.rate)
+            parameters["lr"] = rate(step, args.steps)
         optimizer.zero_grad(set_to_none=True)
         for batch in draw_batch(step, args.batch, args.seed):
             answers, text = loss_on(model, tokenizer, batch)
@@ -145,7 +150,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if step % 100 == 0:
+        if step % 50 == 0:
             means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(seen.items()))
             print(f"step {step} {time.time() - begun:.0f} s: {means}", flush=True)
             seen.clear()
@@ -162,7 +167,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

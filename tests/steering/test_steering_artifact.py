@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_old_artifact(steering, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(SteeringError, match="cannot write .*No space left"):
+    with pytest.raises(SteeringError, match=r"cannot write .*No space left"):
         steering.save_pretrained(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -129,7 +129,7 @@ def test_missing_and_extra_tensors(folder):
     tensors = load_file(path)
     key = "model.norm:a"
     save_file({k: v for k, v in tensors.items() if k.startswith("model.layers")}, path)
-    with pytest.raises(SteeringError, match=r"model\.norm: missing or extra tensor"):
+    with pytest.raises(SteeringError, match=r"model\.norm: missing, extra"):
         Steering.from_pretrained(folder)
     save_file({k: v for k, v in tensors.items() if k != key}, path)
     with pytest.raises(SteeringError, match="do not belong together"):
@@ -138,7 +138,7 @@ def test_missing_and_extra_tensors(folder):
     with pytest.raises(SteeringError, match="unexpected tensor 'stranger:a'"):
         Steering.from_pretrained(folder)
     save_file({**tensors, "model.norm:c": torch.ones(3)}, path)
-    with pytest.raises(SteeringError, match="missing or extra tensor"):
+    with pytest.raises(SteeringError, match="missing, extra"):
         Steering.from_pretrained(folder)
     save_file({**tensors, key: torch.full((24,), float("nan"))}, path)
     with pytest.raises(SteeringError, match="not finite"):

@@ -15,8 +15,13 @@ from equipoise.steering import Steering
 @pytest.fixture
 def model():
     torch._dynamo.reset()
-    yield build("llama")
+    yield build("llama", num_hidden_layers=1)
     torch._dynamo.reset()
+
+
+def as_torch_ships():
+    """Compiled code is blind to hooks, as it is before the first attachment of a process."""
+    return torch._dynamo.config.patch(skip_nnmodule_hook_guards=True)
 
 
 IDS = torch.tensor([prompts()[1]] * 2)
@@ -44,15 +49,14 @@ def test_strengths_do_not_recompile_and_detaching_takes_effect(model):
 
 
 @pytest.mark.parametrize("how", ["torch.compile", "model.compile"])
-def test_a_model_compiled_before_raises(model, how, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)
+def test_a_model_compiled_before_raises(model, how):
     steering = random_steering(model)
     compiled = model
     if how == "torch.compile":
         compiled = torch.compile(model, backend="eager")
     else:
         model.compile(backend="eager")
-    with torch.no_grad():
+    with as_torch_ships(), torch.no_grad():
         compiled(IDS)
     for target in (model, compiled):
         with pytest.raises(SteeringError, match="compiled before"):
@@ -64,10 +68,9 @@ def test_a_model_compiled_before_raises(model, how, monkeypatch):
         assert not torch.equal(steered, compiled(IDS).logits)
 
 
-def test_another_model_that_was_compiled_is_no_reason(model, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)
-    with torch.no_grad():
-        torch.compile(build("gpt2"), backend="eager")(IDS)
+def test_another_model_that_was_compiled_is_no_reason(model):
+    with as_torch_ships(), torch.no_grad():
+        torch.compile(build("gpt2", n_layer=1), backend="eager")(IDS)
     random_steering(model).attach(model).detach()
 
 

@@ -13,6 +13,7 @@ import torch
 from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
 from equipoise.decisions.score import Scores, batches, score
+from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item
 
@@ -48,6 +49,9 @@ def decide(
     Returns:
         One :class:`Decisions` per strength, in the order asked for, each with its KL to the base
         (strength 0 is measured in the same batches) when there is a steering.
+
+    Raises:
+        EquipoiseError: A strength other than 0 and nothing to apply at it.
     """
     rows = [encode_item(model, item) for item in items]
     width = max((len(item.options) for item in items), default=2)
@@ -133,6 +137,8 @@ def _sweep(
     A batch holds each of its rows at every strength, strength 0 last where KL needs the base.
     """
     asked = [float(w) for w in strengths]
+    if steering is None and any(asked):
+        raise EquipoiseError(f"strengths {asked} without a steering to apply")
     ladder = asked + ([0.0] if steering is not None and 0.0 not in asked else [])
     base = ladder.index(0.0) if 0.0 in ladder else 0
     copies = len(ladder)

@@ -65,7 +65,7 @@ def seeded_hash(decisions: Decisions, *, seed: int = 0, temperature: float = 1.0
     return replace(decisions, scores=scores)
 
 
-class SeededHashLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+class SeededHashLogitsProcessor(LogitsProcessor):
     """Deterministic draws for ``generate``: pass it in ``logits_processor`` with greedy decoding.
 
     Each next token is the inverse cumulative probability at a hash of everything read and written
@@ -102,12 +102,13 @@ class SeededHashLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         texts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
         draws = [uniform_hash(t, attribute=self.attribute, seed=self.seed) for t in texts]
         probabilities = (scores.double() / self.temperature).softmax(-1)
-        # From the most to the least likely: a draw then means the same for twins whose
-        # distributions agree, and top_p is a cut of the same order.
-        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-        cumulative = ordered.cumsum(-1)
-        total = torch.where(cumulative - ordered < self.top_p, ordered, 0.0).sum(-1)
-        target = torch.tensor(draws, dtype=torch.float64, device=scores.device) * total
-        rank = (cumulative <= target[:, None]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
-        chosen = tokens.gather(-1, rank)
+        if self.top_p < 1:
+            ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+            outside = ordered.cumsum(-1) - ordered >= self.top_p
+            probabilities = probabilities.masked_fill(outside.scatter(-1, tokens, outside), 0.0)
+        # In the order of the vocabulary: by likelihood, twins with 51 : 49 and 49 : 51 would have
+        # opposite answers at the same draw.
+        cumulative = probabilities.cumsum(-1)
+        target = torch.tensor(draws, dtype=torch.float64)[:, None].to(scores.device)
+        chosen = (cumulative <= target * cumulative[:, -1:]).sum(-1, keepdim=True)
         return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)

@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from equipoise.decisions.encode import prompt_text
+from equipoise.decisions.score import forward, left_pad
 from equipoise.models import Model
 from equipoise.tasks.item import Item
 
 _REFUSAL = re.compile(
-    r"\b(?:unknown|cannot|can't|can not|could not|not (?:clear|specified|enough|possible)|unclear|"
-    r"ambiguous|undetermined|don't know|do not know|unable|either)\b",
+    r"\b(?:unknown|cannot|can['’]t|can not|could not|not (?:clear|specified|enough|possible)|"
+    r"unclear|ambiguous|undetermined|don['’]t know|do not know|unable|either)\b",
     re.I,
 )
+
+# A checkpoint's own generation settings (Qwen's, say) would draw from another distribution than
+# the one whose log-probabilities train a policy.
+_WHOLE_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,9 @@ def sample_answers(
         tokenizer.encode(prompt_text(model, item.prompt), add_special_tokens=not model.chat)
         for item in items
     ]
-    width = max(map(len, encoded))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    prompt = torch.full((len(items), width), pad)
-    mask = torch.zeros(len(items), width, dtype=torch.long)
-    for b, ids in enumerate(encoded):
-        prompt[b, width - len(ids) :] = torch.tensor(ids)
-        mask[b, width - len(ids) :] = 1
-    prompt, mask = prompt.to(device), mask.to(device)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    prompt, mask = left_pad(encoded, pad, device)
+    how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         tokens = model.hf.generate(
@@ -98,10 +97,12 @@ def sample_answers(
             max_new_tokens=max_new_tokens,
             num_return_sequences=rollouts,
             pad_token_id=pad,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
             **(how if temperature > 0 else {"do_sample": False}),
         )
     mask = mask.repeat_interleave(rollouts, 0)
-    answer = tokens[:, width:]
+    answer = tokens[:, prompt.shape[1] :]
     ended = torch.zeros_like(answer, dtype=torch.bool)
     for stop in _stop_tokens(model):
         ended |= answer == stop
@@ -124,14 +125,10 @@ def sample_log_probs(model: Model, samples: Samples) -> Tensor:
     """Log π of every sampled answer under the model as it is now, float32 [n, R], with gradient."""
     answer_length = int(samples.scored.any(0).sum())
     positions = (samples.mask.cumsum(1) - 1).clamp(min=0)
-    logits = model.hf(
-        input_ids=samples.tokens,
-        attention_mask=samples.mask,
-        position_ids=positions,
-        logits_to_keep=answer_length + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    log_probs = logits.float().log_softmax(-1)
+    width = samples.tokens.shape[1]
+    keep = torch.arange(width - answer_length - 1, width - 1, device=positions.device)
+    output = forward(model.hf, samples.tokens, samples.mask, positions, keep, use_cache=False)
+    log_probs = output.logits.float().log_softmax(-1)
     token = log_probs.gather(-1, samples.tokens[:, -answer_length:, None]).squeeze(-1)
     live = samples.scored[:, -answer_length:]
     return torch.where(live, token, 0.0).sum(1).reshape(samples.answers.shape)

@@ -92,14 +92,14 @@ def score(
             per-row strengths follow the rows through the cached second pass.
     """
     device = next(model.parameters()).device
-    ids, mask = _left_pad([row.prefix for row in rows], pad, device)
+    ids, mask = left_pad([row.prefix for row in rows], pad, device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     deep = [max(map(len, row.suffixes), default=0) > 1 for row in rows]
     keep = _columns(rows, ids.shape[1], device)
     if attachment is not None:
         ends = [r.prompt_length for r in rows]
         attachment.prompt_lengths = torch.tensor(ends, device=device)
-    output = _call(model, ids, mask, positions, use_cache=any(deep), logits_to_keep=keep)
+    output = forward(model, ids, mask, positions, use_cache=any(deep), logits_to_keep=keep)
     logits = output.logits
     # Columns of the kept logits at which each row's measured positions lie.
     where = {int(column): k for k, column in enumerate(keep.tolist())}
@@ -240,12 +240,12 @@ def _second_pass(
     valid = torch.arange(1, length + 1, device=device)[None] < sizes[:, None]
     reads = valid.to(mask.dtype)
     cache = output.past_key_values
-    select_rows(cache, source)
+    select_rows(cache, source.cpu())  # its layers may be on several devices
     prompt_mask = mask[source]
     full_mask = torch.cat([prompt_mask, reads], 1)
     positions = prompt_mask.sum(1, keepdim=True) + torch.arange(length, device=device)
     with _following(attachment, source):
-        logits = _call(model, ids[:, :-1], full_mask, positions, past_key_values=cache).logits
+        logits = forward(model, ids[:, :-1], full_mask, positions, past_key_values=cache).logits
     log_probs = logits.float().log_softmax(-1)
     token = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
     return _Steps(token, valid, log_probs)
@@ -290,9 +290,10 @@ def _columns(rows: Sequence[Encoded], width: int, device: torch.device) -> Tenso
     return torch.tensor(sorted(columns), device=device)
 
 
-def _left_pad(
+def left_pad(
     rows: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, longest row]."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -302,7 +303,7 @@ def _left_pad(
     return ids.to(device), mask.to(device)
 
 
-def _call(
+def forward(
     model: nn.Module,
     ids: Tensor,
     mask: Tensor,
@@ -310,7 +311,16 @@ def _call(
     logits_to_keep: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Forward with what the architecture accepts."""
+    """Run a model with what its architecture accepts.
+
+    Args:
+        model: A causal LM.
+        ids: int64 [B, T].
+        mask: int64 [B, T], or longer by what is cached.
+        positions: int64 [B, T].
+        logits_to_keep: int64 [k], columns whose logits are returned; None: all.
+        **kwargs: Passed on.
+    """
     accepted = inspect.signature(model.forward).parameters
     if "position_ids" in accepted:
         kwargs["position_ids"] = positions

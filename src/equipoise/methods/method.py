@@ -100,7 +100,10 @@ class Method:
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
+            where = f"{name}: " if name else ""
+            said = first["msg"].removeprefix("Value error, ")
+            said = said[:1].lower() + said[1:]
             hint = ""
             if first["type"] == "extra_forbidden":
                 hint = did_you_mean(name, self.config.model_fields)
-            raise EquipoiseError(f"{self.name}: {name}: {first['msg'].lower()}{hint}") from error
+            raise EquipoiseError(f"{self.name}: {where}{said}{hint}") from error

@@ -68,7 +68,7 @@ def language_backbone(model: Model | nn.Module) -> tuple[str, nn.Module]:
     Raises:
         SteeringError: The model has no input embeddings, or no stack of blocks beside them.
     """
-    root = unwrap(model)
+    root: Any = unwrap(model)
     name = type(root).__name__
     try:
         embedding = root.get_input_embeddings()
@@ -158,9 +158,9 @@ def head_sites(model: Model | nn.Module) -> list[Site]:
     Raises:
         SteeringError: No block has one under a known name.
     """
-    heads = text_config(model).num_attention_heads
+    heads: int = getattr(text_config(model), "num_attention_heads", 0)
     sites: list[Site] = []
-    for i, (path, block) in enumerate(decoder_blocks(model)):
+    for i, (path, block) in enumerate(decoder_blocks(model) if heads else []):
         for name, module in block.named_modules():
             parent, _, leaf = name.rpartition(".")
             if leaf not in _OUTPUT_PROJECTIONS or not _ATTENTION.search(parent.lower()):
@@ -173,7 +173,7 @@ def head_sites(model: Model | nn.Module) -> list[Site]:
 
 def text_config(model: Model | nn.Module) -> Any:
     """The configuration of the language backbone (VLMs nest it)."""
-    config = unwrap(model).config
+    config: Any = unwrap(model).config
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
@@ -208,8 +208,9 @@ def norm_width(module: nn.Module) -> int | None:
 
 def in_features(module: nn.Module) -> int | None:
     """Width of what a linear module takes, where it tells."""
-    if hasattr(module, "in_features"):
-        return module.in_features
+    size: Any = getattr(module, "in_features", None)
+    if size is not None:
+        return size
     weight = getattr(module, "weight", None)
     # Conv1D of GPT-2 keeps its weight as [in, out].
     return weight.shape[0] if type(module).__name__ == "Conv1D" and weight is not None else None

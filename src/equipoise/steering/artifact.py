@@ -218,10 +218,9 @@ def _transforms(sites: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[st
                 raise SteeringError(f"tensor {key}:{name} holds values that are not finite")
         try:
             transforms[key] = TRANSFORMS[kind](**mine)
-        except TypeError:
-            raise SteeringError(
-                f"{key}: missing or extra tensor; {kind} got {sorted(mine) or 'none'}"
-            ) from None
+        except (TypeError, SteeringError) as error:
+            why = error if mine and isinstance(error, SteeringError) else f"got {sorted(mine)}"
+            raise SteeringError(f"{key}: missing, extra or misshapen tensor: {why}") from None
     return transforms
 
 

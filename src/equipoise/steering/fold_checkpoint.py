@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -21,15 +21,12 @@ from equipoise.models.backbone import text_config
 from equipoise.models.model import Model, unwrap
 from equipoise.steering.fold import fold
 from equipoise.steering.fold_card import card
+from equipoise.steering.verify import TOLERANCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from equipoise.steering.steering import Steering
-
-# Largest difference of a logit, as a share of the largest logit. In half precision the folded
-# scales are themselves rounded, once per norm, which hooks are spared.
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 _TEXT = (
     "The nurse told the engineer that the meeting was over.",
@@ -212,7 +209,7 @@ def _prompts(model: Model | nn.Module) -> list[Tensor]:
     config = text_config(model)
     ids = torch.arange(config.vocab_size)
     # Tokens that stand for an image ask for one.
-    special = [v for v in _token_ids(cast(Any, unwrap(model).config).to_dict()) if v < len(ids)]
+    special = [v for v in token_ids(cast(Any, unwrap(model).config).to_dict()) if v < len(ids)]
     ids = ids[~torch.isin(ids, torch.tensor(special, dtype=torch.int64))]
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(ids), (_ROWS, _TOKENS), generator=generator)
@@ -222,10 +219,11 @@ def _prompts(model: Model | nn.Module) -> list[Tensor]:
     return batches
 
 
-def _token_ids(config: dict[str, Any]) -> Iterator[int]:
+def token_ids(config: Mapping[str, Any]) -> Iterator[int]:
+    """Ids of the special tokens a configuration (as a dict, its parts included) speaks of."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from _token_ids(value)
+            yield from token_ids(value)
         elif str(name).endswith(("token_id", "token_index")) and isinstance(value, int):
             yield value
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import Site, norm_sites, norm_width
 from equipoise.steering.address import Address
+from equipoise.steering.affine_form import affine_form
 from equipoise.steering.homes import Home, bias_home
-from equipoise.steering.transforms import Additive, Affine, Replace, Scale, Transform
+from equipoise.steering.transforms import Transform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,18 +102,8 @@ def _affine(transform: Transform, strength: float) -> tuple[Tensor, Tensor]:
     def scaled(vector: Tensor | None) -> Tensor:
         return zero if vector is None else strength * vector.detach().to("cpu", torch.float64)
 
-    if isinstance(transform, Affine):
-        return one + scaled(transform.a), scaled(transform.b)
-    if isinstance(transform, Additive):
-        return one, scaled(transform.v)
-    if isinstance(transform, Scale):
-        return one + scaled(transform.s - 1), zero
-    if isinstance(transform, Replace):
-        return (1 - strength) * one, scaled(transform.v)
-    raise SteeringError(
-        f"cannot fold a {transform.kind!r} transform: only h ↦ gain · h + shift has a place in a "
-        "checkpoint"
-    )
+    slope, shift = affine_form(transform)
+    return one + scaled(slope), scaled(shift)
 
 
 def _check_norm(key: str, address: Address, module: nn.Module, owners: dict[int, set[int]]) -> None:

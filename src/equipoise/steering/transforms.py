@@ -17,6 +17,10 @@ from equipoise.errors import SteeringError
 
 Coefficients = tuple[Tensor | None, ...]
 
+# Where 1 + gain would round small gains away, h + gain ⊙ h is computed instead, at the price of a
+# second pass over the activation.
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class Transform(nn.Module):
     """Base of all transforms.
@@ -94,11 +98,16 @@ class Affine(Transform):
     def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
         gain = None if self.a is None else _scaled(strength, self.a, like)
         shift = None if self.b is None else _scaled(strength, self.b, like)
+        if gain is not None and shift is not None and like.dtype not in _HALF:
+            return 1 + gain, shift
         return gain, shift
 
     @override
     def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
-        return _affine(h, *coefficients)
+        gain, shift = coefficients
+        if gain is not None and shift is not None and h.dtype not in _HALF:
+            return torch.addcmul(shift, h, gain)
+        return _affine(h, gain, shift)
 
 
 class Additive(Transform):

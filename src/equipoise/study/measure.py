@@ -103,6 +103,7 @@ def measure(
     """
     settings = settings or Settings()
     ladder = sorted({0.0, *map(float, strengths)})
+    base = ladder.index(0.0)
     pools = [probe.items, probe.unseen, *probe.questions.values()]
     if not any(item.contexts and item.ambiguous for item in probe.items):
         raise EquipoiseError(
@@ -129,7 +130,7 @@ def measure(
         )
         for name, texts in probe.texts.items()
     }
-    rows = [_row(probe, parts[k], parts[0], read, k, settings) for k in range(len(ladder))]
+    rows = [_row(probe, parts, read, k, base, settings) for k in range(len(ladder))]
     asked = [k for k, w in enumerate(ladder) if w in {float(s) for s in strengths}]
     ambiguous = [parts[k][0].subset(_is_ambiguous) for k in asked]
     return Measurement([rows[k] for k in asked], ambiguous)
@@ -145,15 +146,15 @@ def _has_answer(item: Item) -> bool:
 
 def _row(
     probe: Probe,
-    parts: Sequence[Decisions],
-    base: Sequence[Decisions],
+    parts: Sequence[Sequence[Decisions]],
     read: dict[str, TextScores],
     k: int,
+    base: int,
     settings: Settings,
 ) -> dict[str, Any]:
-    """The row of the k-th strength."""
-    items, unseen, *questions = parts
-    base_items, base_unseen, *base_questions = base
+    """The row of the k-th strength; ``base`` is the place of strength 0."""
+    items, unseen, *questions = parts[k]
+    base_items, base_unseen, *base_questions = parts[base]
     ambiguous = items.subset(_is_ambiguous)
     right, base_right = items.subset(_has_answer), base_items.subset(_has_answer)
     capability: dict[str, Any] = {}
@@ -161,8 +162,11 @@ def _row(
         found = fairness.accuracy(now, before)
         capability[name] = None if found is None else found | {"unit": "accuracy"}
     for name, scores in read.items():
+        if not scores.tokens.any():
+            capability[name] = None
+            continue
         found = fairness.perplexity(
-            -scores.log_probability[k], scores.tokens, -scores.log_probability[0]
+            -scores.log_probability[k], scores.tokens, -scores.log_probability[base]
         )
         kl = None if scores.kl is None else float(np.average(scores.kl[k], weights=scores.tokens))
         capability[name] = found | {"unit": "perplexity", "kl": kl}
@@ -222,15 +226,16 @@ def _fairly_decoded(
     probe: Probe, ambiguous: Decisions, right: Decisions, base: Decisions, settings: Settings
 ) -> dict[str, Any]:
     """The same under seeded-hash decoding: one certain answer per prompt."""
-    decoded = seeded_hash(ambiguous, seed=settings.hash_seed, temperature=settings.temperature)
-    answers = seeded_hash(right, seed=settings.hash_seed, temperature=settings.temperature)
+
+    def decode(decisions: Decisions) -> Decisions:
+        return seeded_hash(decisions, seed=settings.hash_seed, temperature=settings.temperature)
+
+    decoded = decode(ambiguous)
     return {
         "per_occupation_bias": _bias(decoded, probe, 1.0, False),
         "twins": fairness.twin_metrics(decoded),
         "shares": fairness.shares(decoded),
         "unambiguous_accuracy": (
-            fairness.unambiguous_accuracy(answers, seeded_hash(base, seed=settings.hash_seed))
-            if len(right)
-            else None
+            fairness.unambiguous_accuracy(decode(right), decode(base)) if len(right) else None
         ),
     }

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
+from equipoise.tasks import arc, openbookqa
 from equipoise.tasks.documents import Document, read_documents
 from equipoise.tasks.item import SPLITS, Item, Split
 from equipoise.tasks.jsonl import read_jsonl
@@ -60,6 +61,7 @@ class CapabilitySource:
             there is none) if it takes one.
         takes_path: Whether it reads from a path.
         needs_path: Whether it has nothing to load without one.
+        folder: Name of its folder in ``$EQUIPOISE_DATA``, where that is not its own.
     """
 
     name: str
@@ -68,6 +70,7 @@ class CapabilitySource:
     load: Callable[..., Capability]
     takes_path: bool = False
     needs_path: bool = False
+    folder: str | None = None
 
 
 def _load_skills() -> Capability:
@@ -82,6 +85,20 @@ def _load_perplexity(path: Path) -> Capability:
 
 def _load_mmlu(path: Path | None, *, shots: int = 0) -> Capability:
     return Capability(name="mmlu", kind="accuracy", items=load_mmlu(path, shots=shots))
+
+
+def _load_arc_easy(path: Path | None) -> Capability:
+    return Capability(name="arc-easy", kind="accuracy", items=arc.load_arc(path, "ARC-Easy"))
+
+
+def _load_arc_challenge(path: Path | None) -> Capability:
+    items = arc.load_arc(path, "ARC-Challenge")
+    return Capability(name="arc-challenge", kind="accuracy", items=items)
+
+
+def _load_openbookqa(path: Path | None) -> Capability:
+    items = openbookqa.load_openbookqa(path)
+    return Capability(name="openbookqa", kind="accuracy", items=items)
 
 
 _CAPABILITIES = Catalogue(
@@ -108,6 +125,32 @@ _CAPABILITIES = Catalogue(
             description="MMLU: 15,858 four-choice questions on 57 subjects",
             origin=f"mmlu:DIR, $EQUIPOISE_DATA/mmlu, or the hub ({HUB_ID}); MIT",
             load=_load_mmlu,
+            takes_path=True,
+        ),
+        CapabilitySource(
+            name="arc-easy",
+            description="ARC-Easy: school science questions, answers in words",
+            origin=f"arc-easy:DIR, $EQUIPOISE_DATA/arc, or the hub ({arc.HUB_ID}); CC BY-SA",
+            load=_load_arc_easy,
+            takes_path=True,
+            folder="arc",
+        ),
+        CapabilitySource(
+            name="arc-challenge",
+            description="ARC-Challenge: those that retrieval and co-occurrence get wrong",
+            origin=f"arc-challenge:DIR, $EQUIPOISE_DATA/arc, or the hub ({arc.HUB_ID}); CC BY-SA",
+            load=_load_arc_challenge,
+            takes_path=True,
+            folder="arc",
+        ),
+        CapabilitySource(
+            name="openbookqa",
+            description="OpenBookQA: elementary science facts put to use",
+            origin=(
+                f"openbookqa:DIR, $EQUIPOISE_DATA/openbookqa, or the hub ({openbookqa.HUB_ID}); "
+                "Apache-2.0"
+            ),
+            load=_load_openbookqa,
             takes_path=True,
         ),
     ],
@@ -138,7 +181,7 @@ def load_capability(
     source = _CAPABILITIES.get(name)
     if place and not source.takes_path:
         raise EquipoiseError(f"capability {name!r} takes no path: {source.origin}")
-    path = find_data(name, place or None) if source.takes_path else None
+    path = find_data(source.folder or name, place or None) if source.takes_path else None
     if path is None and source.needs_path:
         raise EquipoiseError(f"capability {name!r} needs a path: {name}:PATH")
     given = {"path": path} if source.takes_path else {}

@@ -10,7 +10,17 @@ from typing import Any
 
 from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import coreference, pronouns, synthbias, winobias
+from equipoise.tasks import (
+    bbq,
+    ceb,
+    coreference,
+    crows_pairs,
+    pronouns,
+    synthbias,
+    unqover,
+    winobias,
+)
+from equipoise.tasks.bbq_rows import HUB_ID as BBQ_HUB_ID
 from equipoise.tasks.item import Task
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.subset import subset
@@ -70,6 +80,37 @@ _TASKS = Catalogue(
             origin=f"data folder, or the hub ({winobias.HUB_ID}); MIT",
             build=winobias.build,
             takes_data=True,
+        ),
+        TaskSource(
+            name="bbq",
+            description="BBQ: whom a question with too little context is answered with",
+            origin=f"data folder, or the hub ({BBQ_HUB_ID}); CC BY 4.0",
+            build=bbq.build,
+            takes_data=True,
+        ),
+        TaskSource(
+            name="unqover",
+            description="UnQover: questions the text does not answer, subjects swapped, negated",
+            origin="data folder (its word lists); Apache-2.0",
+            build=unqover.build,
+            takes_data=True,
+            needs_data="the folder word_lists of github.com/allenai/unqover",
+        ),
+        TaskSource(
+            name="crows-pairs",
+            description="CrowS-Pairs: which of two sentences is the likelier",
+            origin="data folder; CC BY-SA 4.0",
+            build=crows_pairs.build,
+            takes_data=True,
+            needs_data=f"the file {crows_pairs.FILE} of github.com/nyu-mll/crows-pairs",
+        ),
+        TaskSource(
+            name="ceb",
+            description="CEB: recognising and selecting stereotypes and toxic remarks, accuracy",
+            origin="data folder; no licence stated",
+            build=ceb.build,
+            takes_data=True,
+            needs_data="the folder data of github.com/SongW-SW/CEB",
         ),
     ],
 )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from equipoise.errors import EquipoiseError
 from equipoise.files import write_atomically
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.sparsity import parts
@@ -28,7 +30,10 @@ def digest(request: FitRequest, config: DSOConfig) -> str:
     """What a checkpoint must match to be resumed: model, data, settings and seed."""
     said = {
         "model": fingerprint(request.model),
+        "dtype": str(request.model.hf.dtype),
+        "chat": request.model.chat,
         "task": request.task.digest,
+        "target": request.task.target,
         "anchors": digest_items(request.anchors.items),
         "texts": hashlib.sha256("\0".join(request.anchors.texts).encode()).hexdigest(),
         "config": config.model_dump(),
@@ -38,10 +43,14 @@ def digest(request: FitRequest, config: DSOConfig) -> str:
 
 
 def keep(folder: Path, state: State, run: str) -> None:
-    """Write the state; an interrupted write leaves the one before."""
+    """Write the state; an interrupted write leaves the one before.
+
+    Raises:
+        EquipoiseError: The folder cannot be written.
+    """
     tensors: dict[str, Tensor] = {
         "multipliers": state.multipliers,
-        "shares": state.majority.shares,
+        "deviation": state.majority.deviation,
     }
     for key, name, value in parts(state.steering):
         tensors[f"{key}/{name}"] = value.detach()
@@ -53,26 +62,38 @@ def keep(folder: Path, state: State, run: str) -> None:
         "calm": str(state.calm),
         "history": json.dumps(state.history),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EquipoiseError(f"cannot make the folder {folder}: {error.strerror}") from error
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     write_atomically(folder / _FILE, save(contiguous, metadata=header))
 
 
 def restore(folder: Path, state: State, run: str) -> bool:
-    """Take up the state of the same run, if there is one; says whether it did."""
+    """Take up the state of the same run, if there is one; says whether it did.
+
+    Raises:
+        EquipoiseError: The file is cut off, or no checkpoint.
+    """
     path = folder / _FILE
     if not path.is_file():
         return False
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    try:
+        header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        tensors = load(data)
+    except (ValueError, AttributeError, SafetensorError) as error:
+        raise EquipoiseError(
+            f"{path}: not a complete checkpoint of a fit; delete it to start afresh"
+        ) from error
     if header.get("run") != run:
         return False
-    tensors = load(data)
     state.step, state.calm = int(header["step"]), int(header["calm"])
     state.history = json.loads(header["history"])
     state.multipliers = tensors["multipliers"]
-    state.majority.shares = tensors["shares"]
+    state.majority.deviation = tensors["deviation"]
     for key, name, value in parts(state.steering):
         with torch.no_grad():
             value.copy_(tensors[f"{key}/{name}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equipoise.methods.method import MethodConfig
 
@@ -48,8 +48,8 @@ class DSOConfig(MethodConfig):
 
     # Optimisation.
     steps: int = Field(60, ge=1)
-    twins: int = Field(32, ge=1, description="twins of ambiguous items a step")
-    anchors: int = Field(32, ge=1, description="anchors a step")
+    twins_per_step: int = Field(32, ge=1, description="twins of ambiguous items a step")
+    anchors_per_step: int = Field(32, ge=1, description="anchors a step")
     learning_rate: float = Field(2e-2, gt=0)
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
@@ -57,3 +57,9 @@ class DSOConfig(MethodConfig):
     checkpoint_every: int = Field(20, ge=1)
     text_positions: int = Field(32, ge=1, description="positions measured in each anchor text")
     text_length: int = Field(128, ge=8, description="tokens read of each anchor text")
+
+    @model_validator(mode="after")
+    def _text_is_sampled(self) -> DSOConfig:
+        if self.answers == "text" and self.estimator == "exact":
+            raise ValueError("answers='text' are sampled: choose estimator reinforce or ppo")
+        return self

@@ -26,13 +26,15 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     steering = trainer.run().steering
     if config.keep_share < 1:
         keep_top_share(steering, config.keep_share, trainer.scale)
-    ambiguous = [i for i in request.task.split("validation") if i.ambiguous] or trainer.items
+    held_out = [i for i in request.task.split("validation") if i.ambiguous]
+    ambiguous = held_out or trainer.items
     anchors = request.held_out_anchors or request.anchors
+    on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
     def measure(strengths: list[float]) -> list[tuple[float, float]]:
         on_ambiguous = decide(request.model, ambiguous, steering=steering, strengths=strengths)
         on_anchors = _anchor_kl(request, anchors, steering, strengths)
-        return [(float(np.mean(d.kl)), kl) for d, kl in zip(on_ambiguous, on_anchors, strict=True)]
+        return [(_mean(d.kl), kl) for d, kl in zip(on_ambiguous, on_anchors, strict=True)]
 
     budget = Budget(config.kl_ambiguous, config.kl_anchor)
     if config.kl_control == "projection":
@@ -43,7 +45,7 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
         (kl,) = measure([1.0])
         how = "held by dual ascent" if budget.holds(kl) else "NOT held by dual ascent"
     note = (
-        f"KL at ω = 1 on held-out prompts: {kl[0]:.3f} nat ambiguous (budget {budget.ambiguous}), "
+        f"KL at ω = 1 on {on_what} prompts: {kl[0]:.3f} nat ambiguous (budget {budget.ambiguous}), "
         f"{kl[1]:.4f} nat anchors (budget {budget.anchor}); {how}"
     )
     return FitOutcome(steering, trainer.state.history, (note,))

@@ -45,6 +45,19 @@ def clipped_ppo(log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, cli
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+def decision_kl(options: Tensor, base: Tensor) -> Tensor:
+    """KL between the softmaxes of option scores, in nats, float32 [n].
+
+    Args:
+        options: float32 [n, K]; option scores, ``-inf`` where there is none.
+        base: float32 [n, K]; the base model's.
+    """
+    ours, theirs = options.log_softmax(-1), base.log_softmax(-1)
+    present = ours.isfinite() & theirs.isfinite()
+    gap = torch.where(present, ours, 0.0) - torch.where(present, theirs, 0.0)
+    return (ours.exp() * gap).sum(-1)
+
+
 def twin_gap(options: Tensor, align: Tensor, partner: Tensor) -> Tensor:
     """Mean squared gap between the option log-odds of twins, over rows that have a partner.
 

@@ -75,21 +75,25 @@ class Labels:
     Attributes:
         group: float32 [n, K, G]; 1 where an option picks a group (two groups: pro and anti).
         abstain: bool [n, K].
-        target: float32 [G]; the wanted share of each group among answers that pick one.
+        wanted: float32 [n, G]; the wanted share of each group among answers that pick one, over
+            the groups the item offers (as the metric does); rows sum to 1.
     """
 
     group: Tensor
     abstain: Tensor
-    target: Tensor
+    wanted: Tensor
 
     @classmethod
     def of(cls, items: Sequence[Item], target: dict[str, float] | None, width: int) -> Labels:
-        """Read them off the items."""
+        """Read them off the items.
+
+        Raises:
+            EquipoiseError: The target leaves out a group, or gives those of an item nothing.
+        """
         if items and items[0].groups is not None:
             names = sorted({g for item in items for g in item.groups or () if g is not None})
         else:
             names = ["pro", "anti"]
-        shares = target or {name: 1 / len(names) for name in names}
         group = torch.zeros(len(items), width, len(names))
         abstain = torch.zeros(len(items), width, dtype=torch.bool)
         for i, item in enumerate(items):
@@ -97,7 +101,16 @@ class Labels:
                 if side in names:
                     group[i, k, names.index(str(side))] = 1.0
                 abstain[i, k] = item.abstains[k]
-        return cls(group, abstain, torch.tensor([shares.get(name, 0.0) for name in names]))
+        if target is None or names == ["pro", "anti"]:
+            target = dict.fromkeys(names, 1.0)
+        if missing := sorted(set(names) - set(target)):
+            raise EquipoiseError(f"the task's target gives group {missing[0]!r} no share")
+        offered = group.amax(1)
+        wanted = offered * torch.tensor([target[name] for name in names])
+        total = wanted.sum(-1, keepdim=True)
+        if not bool((total[offered.any(-1)] > 0).all()):
+            raise EquipoiseError("the task's target gives all groups of an item no share")
+        return cls(group, abstain, wanted / total.clamp(min=1e-12))
 
 
 class Stratified:

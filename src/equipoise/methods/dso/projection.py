@@ -22,7 +22,7 @@ _BISECTIONS = 6
 
 @dataclass(frozen=True)
 class Budget:
-    """KL allowed on each pool, in nats; and what was measured at the strength that was chosen."""
+    """KL allowed on each pool, in nats per decision."""
 
     ambiguous: float
     anchor: float

@@ -15,7 +15,8 @@ from equipoise.tasks.item import Item
 class Majority:
     """S*: how much each context favours each group, followed as the policy moves.
 
-    Keeps the last known group shares of every item and averages them per context. What a step
+    Keeps the last known deviation of every item from its wanted group shares and averages these
+    per context. What a step
     sees of a context corrects that average by the change since its items were last seen, so that
     S* does not lag behind the policy by an epoch (a lag makes training swing from side to side).
 
@@ -35,7 +36,10 @@ class Majority:
         self._item = torch.tensor([i for _, i in pairs])
         self._contexts = len(contexts)
         self._labels = labels
-        self.shares = group_shares(options.softmax(-1).cpu(), labels.group)
+        self.deviation = deviations(options.softmax(-1).cpu(), labels.group, labels.wanted)
+        wanted = labels.wanted[self._item]
+        self._room = (1 - self._mean(wanted, self._context)).clamp(min=1e-6)
+        self._offered = (self._mean(wanted, self._context) > 0).sum(-1).clamp(min=2)
 
     def observe(self, rows: Sequence[int], context: Sequence[int], probabilities: Tensor) -> Tensor:
         """Take in option probabilities [n, K] of a step's rows; the excess of their contexts.
@@ -44,18 +48,19 @@ class Majority:
             float32 [n, G]; what :meth:`excess` is for each row's context, as of this step.
         """
         index, groups = torch.as_tensor(rows), torch.as_tensor(context)
-        fresh = group_shares(probabilities.detach().cpu(), self._labels.group[index])
-        moved = self._mean(fresh - self.shares[index], groups)
-        now = self._mean(self.shares[self._item], self._context) + moved
-        self.shares[index] = fresh
-        return self._beyond_target(now)[groups]
+        labels = self._labels
+        fresh = deviations(probabilities.detach().cpu(), labels.group[index], labels.wanted[index])
+        moved = self._mean(fresh - self.deviation[index], groups)
+        now = self._mean(self.deviation[self._item], self._context) + moved
+        self.deviation[index] = fresh
+        return (now / self._room)[groups]
 
     def excess(self) -> Tensor:
         """float32 [contexts, G]: each group's share beyond its target, scaled as a bias in [-1, 1].
 
         For two groups and equal targets this is ±(P(pro) − P(anti)).
         """
-        return self._beyond_target(self._mean(self.shares[self._item], self._context))
+        return self._mean(self.deviation[self._item], self._context) / self._room
 
     def _mean(self, values: Tensor, context: Tensor) -> Tensor:
         """Mean of the values of each context (0 where there is none), [contexts, G]."""
@@ -63,26 +68,28 @@ class Majority:
         count = torch.bincount(context, minlength=self._contexts).clamp(min=1)
         return total / count[:, None]
 
-    def _beyond_target(self, mean: Tensor) -> Tensor:
-        target = self._labels.target
-        return (mean - target * mean.sum(-1, keepdim=True)) / (1 - target).clamp(min=1e-6)
-
     def bias(self) -> float:
         """Mean over contexts of the total variation from the target (two groups: |δ|)."""
-        target = self._labels.target
-        raw = self.excess() * (1 - target)
-        return float((raw.abs().sum(-1) / 2 / (1 - 1 / len(target))).mean())
+        distance = self._mean(self.deviation[self._item], self._context).abs().sum(-1) / 2
+        return float((distance / (1 - 1 / self._offered)).mean())
 
 
-def group_shares(probabilities: Tensor, group: Tensor) -> Tensor:
-    """Probability of each group: [n, K] and [n, K, G] -> [n, G]."""
-    return torch.einsum("nk,nkg->ng", probabilities, group[:, : probabilities.shape[1]])
+def deviations(probabilities: Tensor, group: Tensor, wanted: Tensor) -> Tensor:
+    """Share of each group less its wanted part of the answers that pick one, float32 [n, G].
+
+    Args:
+        probabilities: float32 [n, K]; of the options.
+        group: float32 [n, K, G]; which group an option picks.
+        wanted: float32 [n, G].
+    """
+    picked = torch.einsum("nk,nkg->ng", probabilities, group)
+    return picked - wanted * picked.sum(-1, keepdim=True)
 
 
 def rewards(
     excess: Tensor,
     group: Tensor,
-    target: Tensor,
+    wanted: Tensor,
     *,
     kind: Literal["ternary", "paper"],
     width: float,
@@ -96,7 +103,7 @@ def rewards(
     Args:
         excess: float32 [n, G]; of each row's context.
         group: float32 [n, K, G]; which group an option picks.
-        target: float32 [G].
+        wanted: float32 [n, G]; of each row.
         kind: Which reward.
         width: Bias over which the sign ramps up; 0 for the hard sign.
     """
@@ -105,4 +112,4 @@ def rewards(
     mine = torch.einsum("nkg,ng->nk", group, sign)
     if kind == "paper":
         return torch.where(picks > 0, -mine, torch.ones_like(mine))
-    return -(mine - picks * (sign * target).sum(-1, keepdim=True))
+    return -(mine - picks * (sign * wanted).sum(-1, keepdim=True))

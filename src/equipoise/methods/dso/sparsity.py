@@ -68,8 +68,8 @@ def keep_top_share(steering: Steering, share: float, scale: Mapping[str, Tensor]
         (value, value.abs() * scale[key].to(value) if name == "a" else value.abs())
         for key, name, value in parts(steering)
     ]
-    flat = torch.cat([effect.flatten() for _, effect in effects])
+    flat = torch.cat([effect.flatten().cpu() for _, effect in effects])
     kept = max(1, round(share * len(flat)))
-    threshold = flat.topk(kept).values[-1]
+    threshold = float(flat.topk(kept).values[-1])
     for value, effect in effects:
         value.masked_fill_(effect < threshold, 0.0)

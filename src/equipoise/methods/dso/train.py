@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.decisions.score import Scores, score
 from equipoise.errors import EquipoiseError
@@ -107,14 +107,13 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         config, state = self.config, self.state
         generator = torch.Generator().manual_seed(self.request.seed * 1_000_003 + state.step)
-        rows, context, twin = self.draws.draw(config.twins, generator)
+        rows, context, twin = self.draws.draw(config.twins_per_step, generator)
         items, texts = self._draw_anchors(generator)
         labels = self.labels.abstain[rows].to(self.model.device)
         rate = self._rate()
         rollout = None
         for epoch in range(config.ppo_epochs if config.estimator == "ppo" else 1):
-            found, kl_ambiguous, kl_anchor = self._forward(rows, items, texts)
-            options = found.options[: len(rows)]
+            options, kl_ambiguous, kl_anchor = self._forward(rows, items, texts)
             probabilities = options.softmax(-1)
             if epoch == 0:
                 if config.estimator != "exact":
@@ -134,7 +133,7 @@ class Trainer:
             )
             self._descend(loss, rate)
         if config.kl_control == "dual":
-            self._raise_multipliers(float(kl_ambiguous), float(kl_anchor))
+            self._raise_multipliers(float(kl_ambiguous.detach()), float(kl_anchor.detach()))
         bias = state.majority.bias()
         state.calm = state.calm + 1 if bias < config.stop_bias else 0
         return {
@@ -150,25 +149,38 @@ class Trainer:
 
     def _forward(
         self, rows: Sequence[int], items: Sequence[int], texts: Sequence[int]
-    ) -> tuple[Scores, Tensor, Tensor]:
-        """One pass over the step's items, one over its texts; mean KL of each pool."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass over the step's items, one over its texts.
+
+        Returns:
+            float32 [rows, K], the ambiguous items' option scores; and the mean KL of each pool.
+        """
         encoded = [self.ambiguous.rows[i] for i in rows]
         encoded += [self.anchor_items.rows[i] for i in items]
         found = score(self.model.hf, encoded, attachment=self._attachment)
         base = _base_nodes([(self.ambiguous, rows), (self.anchor_items, items)], found)
         kl = found.kl(base)
-        anchor = kl[len(rows) :]
+        ambiguous, anchor = kl[: len(rows)], kl[len(rows) :]
+        if items:
+            # The vocabulary's KL hardly sees options that hold little of the probability (he and
+            # she in a cloze), so an anchor's decision among its options is held as well.
+            base_options = self.anchor_items.options[items]
+            decided = _of_width(found.options[len(rows) :], base_options.shape[1])
+            anchor = anchor + objective.decision_kl(decided, base_options)
         if texts:
             chosen = [self.anchor_texts.rows[i] for i in texts]
             read = score(self.model.hf, chosen, attachment=self._attachment)
             anchor = torch.cat([anchor, read.kl(_base_nodes([(self.anchor_texts, texts)], read))])
         none = kl.new_zeros(())
-        return found, kl[: len(rows)].mean(), anchor.mean() if len(anchor) else none
+        options = _of_width(found.options[: len(rows)], self.labels.abstain.shape[1])
+        return options, ambiguous.mean(), anchor.mean() if len(anchor) else none
 
     def _draw_anchors(self, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Anchor items and texts, half and half where there are both."""
         n_items, n_texts = len(self.anchor_items), len(self.anchor_texts)
-        share = self.config.anchors // 2 if n_items and n_texts else self.config.anchors
+        share = self.config.anchors_per_step
+        if n_items and n_texts:
+            share = max(1, share // 2)
         items = torch.randperm(n_items, generator=generator)[:share].tolist()
         texts = torch.randperm(n_texts, generator=generator)[:share].tolist()
         return items, texts
@@ -189,7 +201,7 @@ class Trainer:
         return rewards(
             self.state.majority.observe(rows, context, probabilities),
             self.labels.group[list(rows)],
-            self.labels.target,
+            self.labels.wanted[list(rows)],
             kind=self.config.reward,
             width=self.config.majority_width,
         ).to(self.model.device)
@@ -203,7 +215,7 @@ class Trainer:
         return first * ambiguous + second * anchor
 
     def _raise_multipliers(self, ambiguous: float, anchor: float) -> None:
-        """Dual ascent on log-scaled excess: budgets of .3 and .02 nat pull equally hard."""
+        """Dual ascent on each pool's KL beyond its budget, in units of the budget."""
         config = self.config
         excess = torch.tensor([ambiguous / config.kl_ambiguous - 1, anchor / config.kl_anchor - 1])
         self.state.multipliers = (self.state.multipliers + config.dual_rate * excess).clamp(min=0)
@@ -254,6 +266,11 @@ class _Twins:
                 partner[n] = other
                 align[n, : len(mine)] = torch.tensor([theirs.index(option) for option in mine])
         return align.to(device), partner.to(device)
+
+
+def _of_width(options: Tensor, width: int) -> Tensor:
+    """Scores [n, K] with ``width`` columns: a batch is as wide as the most options in it."""
+    return nn.functional.pad(options, (0, width - options.shape[1]), value=float("-inf"))
 
 
 def _base_nodes(pools: Sequence[tuple[Pool, Sequence[int]]], found: Scores) -> Tensor:

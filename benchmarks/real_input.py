@@ -1,0 +1,132 @@
+"""Real input: two pretrained models and a real data set through the ordinary loop.
+
+(a) imdb-5m, trained on film reviews, whose bias nobody planted, on ``pronouns``;
+(b) TinyStories-656K, a published model, through the same command;
+(c) the bundled model on SynthBias.
+
+    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [b] [c]
+
+Prints one table per part, with n and 95 % intervals; the targets stand beside the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.decisions.decide import decide
+from equipoise.methods import Anchors
+from equipoise.models import Model, load
+from equipoise.steering import Steering
+from equipoise.study import Result, audit, run
+from equipoise.study.environment import environment
+from equipoise.tasks import Task, load_capability, load_task
+
+ROOT = Path(os.environ.get("EQUIPOISE_DATA", "../shared/data"))
+STRENGTHS = (0.0, 0.5, 1.0)
+
+
+def interval(value: dict | None) -> str:
+    """A metric as ``estimate [low, high]``."""
+    if value is None:
+        return "–"
+    return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def show(result: Result) -> None:
+    """Bias and what it cost, by strength."""
+    for row in result.rows:
+        bias, held_out = row["per_occupation_bias"], row.get("held_out") or {}
+        unseen = held_out.get("per_occupation_bias")
+        line = f"  ω={row['strength']:<4g} bias {interval(bias)} parity {bias['parity']:.3f}"
+        line += f" n={bias['n']}/{bias['contexts']} | unseen occupations {interval(unseen)}"
+        line += f" | unambiguous {interval(row['unambiguous_accuracy'])}"
+        for name, value in row["capability"].items():
+            line += f" | {name} {interval(value)} change {value['drop']['estimate']:+.4f}"
+        print(line)
+
+
+def lexical_gender(model: Model, task: Task, steering: Steering) -> dict[str, float]:
+    """He − she log-odds after gendered nouns not used in the fit, before and after."""
+    items = [i for i in task.split("test", "unseen") if not i.ambiguous]
+    base, steered = decide(model, items, steering=steering, strengths=[0.0, 1.0])
+    odds = {}
+    for name, found in (("base", base), ("steered", steered)):
+        he = np.array([item.options.index("he") for item in items])
+        rows = np.arange(len(items))
+        odds[name] = found.scores[rows, he] - found.scores[rows, 1 - he]
+    nouns = sorted({context for item in items for context in item.contexts})
+    of = np.array([nouns.index(item.contexts[0]) for item in items])
+    mean = {k: np.array([v[of == n].mean() for n in range(len(nouns))]) for k, v in odds.items()}
+    for noun, before, after in zip(nouns, mean["base"], mean["steered"], strict=True):
+        print(f"    {noun:12s} {before:+.2f} -> {after:+.2f}")
+    sign = np.sign(mean["base"])
+    return {
+        "nouns": len(nouns),
+        "items": len(items),
+        "sign_kept": float((np.sign(mean["steered"]) == sign).mean()),
+        "size_kept": float((mean["steered"] * sign).sum() / np.abs(mean["base"]).sum()),
+    }
+
+
+def film_reviews(**config: object) -> None:
+    """(a) A bias nobody planted."""
+    model, task = load(str(ROOT / "imdb-5m")), load_task("pronouns")
+    stories = tuple(json.loads((ROOT / "text/tinystories_1000.json").read_text())[:100])
+    started = time.perf_counter()
+    result, steering = run(
+        model,
+        task,
+        strengths=STRENGTHS,
+        capability=[load_capability(f"perplexity:{ROOT}/text/wikitext_1000.json")],
+        anchors=Anchors((), stories),
+        **config,
+    )
+    print(f"(a) imdb-5m on pronouns, {time.perf_counter() - started:.0f} s")
+    print("  ", *result.data["notes"])
+    show(result)
+    base, full = result.row(0.0), result.row(1.0)
+    for name, before, after in (
+        ("held-out templates", base, full),
+        ("held-out occupations and templates", base["held_out"], full["held_out"]),
+    ):
+        key = "per_occupation_bias"
+        fall = 1 - after[key]["estimate"] / before[key]["estimate"]
+        print(f"  fall of the bias on {name}: {fall:.1%} (wanted ≥ 80 %)")
+    print("  lexical gender:", lexical_gender(model, task, steering), "(wanted: 1, ≥ .85)")
+
+
+def tiny_stories() -> None:
+    """(b) A published model, whatever it shows."""
+    model, task = load(str(ROOT / "tinystories-656k")), load_task("pronouns")
+    (found,) = decide(model, task.split("test"))
+    print("(b) TinyStories-656K on pronouns")
+    print(f"  he and she hold {found.mass.mean():.2e} of the probability (n={len(found)})")
+    capability = [load_capability(f"perplexity:{ROOT}/text/tinystories_1000.json", limit=100)]
+    result, _ = run(model, task, strengths=STRENGTHS, capability=capability)
+    show(result)
+
+
+def synthbias() -> None:
+    """(c) The bundled model on real sentences."""
+    task = load_task("synthbias", data=ROOT / "synthbias", limit=2000)
+    print("(c) the bundled model on SynthBias, a subset of whole twins")
+    show(audit(load(), task))
+
+
+def main() -> None:
+    """Run the parts named on the command line, or all."""
+    parts = {"a": film_reviews, "b": tiny_stories, "c": synthbias}
+    known = environment()
+    print(f"{known['processor']}, {known['threads']} threads, torch {known['packages']['torch']}")
+    for name in sys.argv[1:] or parts:
+        parts[name]()
+
+
+if __name__ == "__main__":
+    main()

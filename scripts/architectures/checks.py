@@ -1,0 +1,179 @@
+"""What is tried on one tiny model, and what is written down about it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import build
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from equipoise.errors import EquipoiseError
+from equipoise.models.backbone import norm_sites, text_config
+from equipoise.steering import Steering
+from equipoise.steering.fold_checkpoint import fold_checkpoint, token_ids
+from equipoise.steering.homes import bias_home
+
+_TOKENS = 11
+_STRENGTHS = (0.0, 0.5, 1.0)
+# A path with one of these in it is no norm of the residual stream.
+_STRAY = re.compile(r"visi|visual|image|audio|project|router|(^|[._])[qk]_?(norm|layernorm)", re.I)
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        architecture: Class name.
+        model_type: Its configuration's.
+        kind: ``text`` or ``image-text``.
+        sites: Number of default norm sites; None: not built or not steered.
+        steers: Whether steering does what it must.
+        slope: Whether slopes fold.
+        biases: At how many sites b has a home in a checkpoint.
+        both: Whether slopes and those biases fold.
+        reason: Why not, where something is not.
+        reached: Which sites a text alone does not reach.
+        seconds: Wall time.
+    """
+
+    architecture: str
+    model_type: str
+    kind: str
+    built: bool = False
+    sites: int | None = None
+    steers: bool = False
+    slope: bool = False
+    biases: int | None = None
+    both: bool = False
+    reason: str = ""
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def examine(row: Row) -> Row:
+    """Build, steer, fold; fills in the row and stops at the first step that fails."""
+    try:
+        model = build(row.model_type, row.architecture)
+        ids = _ids(model)
+        base = _logits(model, ids)
+    except Exception as error:  # anything a constructor may raise is a line of the table
+        row.reason = f"not built: {_line(error)}"
+        return row
+    row.built = True
+    try:
+        sites = norm_sites(model)
+        row.sites = len(sites)
+        _check_sites(model, [site.path for site in sites], ids)
+        _check_steering(model, ids, base)
+        row.steers = True
+    except Exception as error:
+        row.reason = f"not steered: {_line(error)}"
+        return row
+    row.reason, row.slope = _folds(model, "slope")
+    row.biases = sum(bias_home(model, s) is not None and s.role != "final_norm" for s in sites)
+    if row.slope:
+        if row.biases:
+            row.reason, row.both = _folds(model, "both")
+    return row
+
+
+def random_steering(model: PreTrainedModel, parameters: str = "both", **settings: Any) -> Steering:
+    """A random affine steering at every norm; by default biases too, where they have a home."""
+    steering = Steering.identity(model, parameters, **settings)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in steering.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return steering
+
+
+def _ids(model: PreTrainedModel) -> Tensor:
+    """int64 [3, tokens]: ordinary tokens only, as special ones ask for images."""
+    vocabulary = text_config(model).vocab_size
+    special = set(token_ids(model.config.to_dict()))
+    usable = torch.tensor([i for i in range(3, vocabulary) if i not in special])
+    generator = torch.Generator().manual_seed(2)
+    return usable[torch.randint(len(usable), (len(_STRENGTHS), _TOKENS), generator=generator)]
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    if not bool(logits.isfinite().all()):
+        raise ArithmeticError("the unsteered logits are not finite")
+    return logits
+
+
+def _check_sites(model: PreTrainedModel, paths: list[str], ids: Tensor) -> None:
+    """No stray norm among the sites, and a text reaches all of them with the residual's width."""
+    stray = [path for path in paths if _STRAY.search(path)]
+    if stray:
+        raise AssertionError(f"stray norm sites: {', '.join(stray[:3])}")
+    calls: Counter[str] = Counter()
+    widths: dict[str, int] = {}
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls[path] += 1
+            widths[path] = output.shape[-1]
+
+        return hook
+
+    handles = [model.get_submodule(p).register_forward_hook(note(p)) for p in paths]
+    _logits(model, ids)
+    for handle in handles:
+        handle.remove()
+    missed = [path for path in paths if not calls[path]]
+    if missed:
+        raise AssertionError(f"a text does not reach the sites {', '.join(missed[:3])}")
+
+
+def _check_steering(model: PreTrainedModel, ids: Tensor, base: Tensor) -> None:
+    """Steering acts at 1, not at 0, nor after detaching; a batch of strengths is its rows."""
+    steering = random_steering(model, foldable=False)
+    scale = base.abs().max()
+    with steering.applied(model, 0.0) as attachment:
+        if not torch.equal(_logits(model, ids), base):
+            raise AssertionError("strength 0 is not bit-identical to the base")
+        attachment.strength = 1.0
+        full = _logits(model, ids)
+        if not (full - base).abs().max() > 1e-3 * scale:
+            raise AssertionError("strength 1 does not change the logits")
+        attachment.strength = torch.tensor(_STRENGTHS)
+        rows = _logits(model, ids)
+        for i, strength in enumerate(_STRENGTHS):
+            attachment.strength = strength
+            single = _logits(model, ids[i : i + 1])
+            difference = (rows[i] - single[0]).abs().max() / single.abs().max()
+            if not difference < 1e-3:
+                raise AssertionError(f"row {i} differs from its single call by {difference:.1e}")
+    if not torch.equal(_logits(model, ids), base):
+        raise AssertionError("detaching does not restore the base")
+
+
+def _folds(model: PreTrainedModel, parameters: str) -> tuple[str, bool]:
+    steering = random_steering(model, parameters)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            fold_checkpoint(model, steering, 0.7, Path(scratch) / "folded")
+        except EquipoiseError as error:
+            return str(error), False
+        except Exception as error:
+            return f"folding {parameters}: {_line(error)}", False
+    return "", True
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]

@@ -1,0 +1,57 @@
+"""``equipoise fold``."""
+
+from __future__ import annotations
+
+from equipoise.cli import config_file, inputs
+from equipoise.cli.options import (
+    CommonOptions,
+    FoldOptions,
+    ModelOptions,
+    OutputOptions,
+    SteeringOptions,
+    StrengthOptions,
+)
+from equipoise.cli.terminal import Terminal
+from equipoise.errors import EquipoiseError
+from equipoise.files import write_atomically
+
+
+def fold(
+    terminal: Terminal,
+    model: ModelOptions,
+    steering: SteeringOptions,
+    strength: StrengthOptions,
+    fold: FoldOptions,
+    output: OutputOptions,
+    common: CommonOptions,
+) -> None:
+    """Bake a steering at one strength into an ordinary checkpoint."""
+    from equipoise.steering.fold_checkpoint import fold_checkpoint
+
+    artifact = inputs.load_steering(steering)
+    omega = strength.of(artifact)
+    if omega == 0:
+        raise EquipoiseError(
+            "folding at strength 0 gives the base model; name another with --strength"
+        )
+    loaded = inputs.load_model(model, terminal)
+    report = fold_checkpoint(
+        loaded,
+        artifact,
+        omega,
+        output.out,
+        max_shard_size=fold.max_shard_size,
+        overwrite=output.overwrite,
+        as_llama=fold.as_llama,
+    )
+    config = config_file.resolved(model, steering, fold, common, strength=omega)
+    folder = output.out.expanduser()
+    write_atomically(folder / config_file.NAME, config_file.to_yaml("fold", config))
+    terminal.show(
+        report.to_dict(),
+        f"{report.sites} sites folded at ω = {omega:g} into {report.architecture} "
+        f"({report.dtype}, {report.shards} weight file{'s' if report.shards > 1 else ''})",
+        f"largest logit difference to the steered model {report.max_logit_difference:.2g}, "
+        f"tolerance {report.tolerance:.2g}",
+    )
+    terminal.tell("wrote", f"{folder}/: an ordinary transformers checkpoint")

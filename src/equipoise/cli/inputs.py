@@ -1,0 +1,115 @@
+"""From options to what ``study`` takes: the cheap and likely to be wrong first, the model last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.cli.options import (
+    FitOptions,
+    MeasureOptions,
+    ModelOptions,
+    SteeringOptions,
+    TaskOptions,
+)
+
+if TYPE_CHECKING:
+    from equipoise.cli.terminal import Terminal
+    from equipoise.methods import Anchors
+    from equipoise.models import Model
+    from equipoise.steering import Steering
+    from equipoise.study import Settings
+    from equipoise.tasks import Capability, Task
+
+_BUILTIN = "builtin:"
+
+
+def load_model(options: ModelOptions, terminal: Terminal) -> Model:
+    """Load the model."""
+    from equipoise.models import load
+
+    terminal.note(f"loading {options.model}")
+    return load(
+        options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device=options.device,
+        device_map=options.device_map,
+        chat=options.chat,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def load_task(options: TaskOptions, seed: int) -> Task:
+    """Load the task."""
+    from equipoise.tasks import load_task
+
+    return load_task(options.task, data=options.data, seed=seed, limit=options.limit)
+
+
+def with_default_capability(options: TaskOptions, model: ModelOptions) -> TaskOptions:
+    """The bundled models come with their own capability, unless others were asked for."""
+    if options.capability or not model.model.startswith(_BUILTIN):
+        return options
+    return options.model_copy(update={"capability": ("builtin",)})
+
+
+def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
+    """Load the capabilities."""
+    from equipoise.tasks import load_capability
+
+    return [
+        load_capability(spec, seed=seed, limit=options.limit)
+        for spec in dict.fromkeys(options.capability)
+    ]
+
+
+def load_anchors(options: FitOptions) -> Anchors | None:
+    """Read anchor files: task files give items, other files documents."""
+    from equipoise.methods import Anchors
+    from equipoise.tasks import read_jsonl
+    from equipoise.tasks.documents import read_documents
+
+    if not options.anchors:
+        return None
+    items: list[Any] = []
+    texts: list[str] = []
+    for name in options.anchors:
+        path = Path(name).expanduser()
+        if path.suffix == ".jsonl":
+            items += read_jsonl(path).items
+        else:
+            texts += [document.text for document in read_documents(path)]
+    return Anchors(tuple(items), tuple(texts))
+
+
+def resolve_method(options: FitOptions) -> dict[str, Any]:
+    """All settings of the method, defaults included, as JSON."""
+    from equipoise.methods import METHODS
+
+    settings = METHODS.get(options.method).configure(**options.method_settings)
+    return settings.model_dump(mode="json")
+
+
+def load_steering(options: SteeringOptions) -> Steering:
+    """Read the artifact; with ``--allow-mismatch`` it fits any model that has its sites."""
+    from equipoise.steering import Steering
+
+    steering = Steering.from_pretrained(options.steering)
+    if options.allow_mismatch:
+        steering.info = replace(steering.info, fingerprint=None)
+    return steering
+
+
+def measure_settings(options: MeasureOptions, seed: int) -> Settings:
+    """How decisions are measured."""
+    from equipoise.study import Settings
+
+    return Settings(
+        temperature=options.temperature,
+        normalise=options.score,
+        fair_decoding=options.fair_decoding,
+        hash_seed=seed,
+        batch_tokens=options.batch_tokens,
+    )

@@ -1,0 +1,86 @@
+"""Run the command line: every way out is an exit code and at most one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from equipoise.cli.exits import Interrupted, NotOk
+from equipoise.errors import EquipoiseError
+
+_INTERRUPTED = 130
+_MISTAKE = 2
+_DEFECT = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Words after the program's name; None: those of this process.
+
+    Returns:
+        The exit code: 0; 1 if an answer is no or something here is broken; 2 for a mistake the
+        user can mend; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare()
+    try:
+        from equipoise.cli.app import app
+
+        code = app(args=words, prog_name="equipoise", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except NotOk:
+        return 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _fail(str(error) or "interrupted", words, _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has had enough (`equipoise tasks | head`); python would
+        # complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("EQUIPOISE_DEBUG"):
+            traceback.print_exc()
+        message, code = _explain(error)
+        return _fail(message, words, code)
+
+
+def _prepare() -> None:
+    """Settings of libraries that must be made before they are imported; the user's own win."""
+    # Spinning threads slow small models down several times over when other work is going on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an ω must not break an ASCII terminal
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Message and exit code."""
+    if isinstance(error, EquipoiseError):
+        return str(error), _MISTAKE
+    # Usage errors of click; typer brings a click of its own, of which no class is public.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        return f"{format_message()} (`equipoise --help` shows what there is)", _MISTAKE
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}", _MISTAKE
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; lower --batch-tokens, or use a smaller --dtype", _MISTAKE
+    name = type(error).__name__
+    return f"defect: {name}: {error} (EQUIPOISE_DEBUG=1 shows where; please report it)", _DEFECT
+
+
+def _fail(message: str, words: Sequence[str], code: int) -> int:
+    line = " ".join(message.split())
+    print(f"equipoise: {line}", file=sys.stderr)
+    if "--json" in words:
+        print(json.dumps({"error": line}))
+    return code

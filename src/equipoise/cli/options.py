@@ -1,0 +1,289 @@
+"""Every option of the command line, said once.
+
+A group of options is a pydantic model. Its fields are the flags of each command that takes the
+group and the keys of a ``--config`` file, and both are checked by the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+if TYPE_CHECKING:
+    from equipoise.steering import Steering
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is written on the command line.
+
+    Attributes:
+        metavar: What stands for the value in the help.
+        name: The flag, where it is not the field's name.
+        argument: Positional instead of a flag.
+        many: May be given several times.
+        recorded: Whether it belongs to the resolved config, because it decides the outcome.
+    """
+
+    metavar: str | None = None
+    name: str | None = None
+    argument: bool = False
+    many: bool = False
+    recorded: bool = True
+
+
+def _numbers(value: Any) -> Any:
+    """``0,0.5,1`` or a list, as strengths: finite and not negative."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        parts = [parts]
+    strengths = []
+    for part in parts:
+        try:
+            strength = float(part)
+        except (TypeError, ValueError):
+            raise ValueError(f"{part!r} is not a number; give strengths as in 0,0.5,1") from None
+        if not math.isfinite(strength):
+            raise ValueError(f"a strength must be finite; got {part!r}")
+        if strength < 0:
+            raise ValueError(f"a strength must be 0 or more; got {part!r}")
+        strengths.append(strength)
+    if not strengths:
+        raise ValueError("no strengths; give some, as in 0,0.5,1")
+    return tuple(sorted(set(strengths)))
+
+
+def _one_strength(value: Any) -> Any:
+    return None if value is None else _numbers([value])[0]
+
+
+def _several(value: Any) -> Any:
+    """A lone value of a config file stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["key=value", ...]`` as a dict, the values read as YAML.
+
+    Raises:
+        ValueError: Not of that form.
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"expected key=value, got {pair!r}")
+        try:
+            settings[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"{pair!r}: the value is not YAML") from None
+    return settings
+
+
+class Options(BaseModel):
+    """Base of the groups."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    panel: ClassVar[str] = "Options"
+
+    def recorded(self) -> dict[str, Any]:
+        """What belongs into the resolved config, ready for YAML; unset options are left out."""
+        kept = [n for n, f in type(self).model_fields.items() if flag_of(f.metadata).recorded]
+        return self.model_dump(mode="json", include=set(kept), exclude_none=True)
+
+
+def flag_of(metadata: list[Any]) -> Flag:
+    """The flag among a field's metadata."""
+    return next((entry for entry in metadata if isinstance(entry, Flag)), Flag())
+
+
+class CommonOptions(Options):
+    """What every command takes."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="every random choice follows from it"
+    )
+    config: Annotated[Path | None, Flag("FILE.yaml", recorded=False)] = Field(
+        None, description="read options from a file; flags override it"
+    )
+    json_: Annotated[bool, Flag(name="--json", recorded=False)] = Field(
+        False, description="machine form to stdout, everything else to stderr"
+    )
+    quiet: Annotated[bool, Flag(recorded=False)] = Field(False, description="no progress")
+
+
+class ModelOptions(Options):
+    """Which model, and how it is loaded."""
+
+    panel: ClassVar[str] = "Model"
+    model: Annotated[str, Flag("MODEL", argument=True)] = Field(
+        description="hub id, checkpoint folder, or builtin:NAME"
+    )
+    revision: str | None = Field(None, description="hub revision")
+    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
+    device: str | None = Field(None, description="cpu, cuda:0, mps, ...; an accelerator if any")
+    device_map: str | None = Field(None, description="as in transformers, instead of --device")
+    chat: bool | None = Field(None, description="use the chat template; if the model has one")
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+    @field_validator("device_map")
+    @classmethod
+    def _no_device_beside(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("device") is not None:
+            raise ValueError("give --device or --device-map, not both")
+        return value
+
+
+_Data = Annotated[
+    str | None,
+    Flag("PATH"),
+    Field(description="the task's data; else $EQUIPOISE_DATA/NAME, else the hub"),
+]
+_Limit = Annotated[
+    int | None,
+    Flag("N"),
+    Field(ge=1, description="keep about N items, and N of each capability and split"),
+]
+
+
+class TaskOptions(Options):
+    """Which items are put to the model."""
+
+    panel: ClassVar[str] = "Task"
+    task: Annotated[str, Flag("NAME|FILE.jsonl")] = Field(
+        "coreference", description="see `equipoise tasks`"
+    )
+    data: _Data = None
+    limit: _Limit = None
+    capability: Annotated[
+        tuple[str, ...], Flag("NAME[:PATH]", many=True), BeforeValidator(_several)
+    ] = Field((), description="what must not be lost; `builtin` for a builtin: model")
+
+
+class FitOptions(Options):
+    """How a steering is learned."""
+
+    panel: ClassVar[str] = "Fit"
+    method: str = Field("dso", description="see `equipoise methods`")
+    method_settings: Annotated[dict[str, Any], Flag("KEY=VALUE", name="--set", many=True)] = Field(
+        {}, description="a setting of the method, the value in YAML"
+    )
+    anchors: Annotated[tuple[str, ...], Flag("FILE", many=True), BeforeValidator(_several)] = Field(
+        (), description="more that must not change: a task file, or text or JSON documents"
+    )
+
+
+class MeasureOptions(Options):
+    """How decisions are measured."""
+
+    panel: ClassVar[str] = "Measure"
+    score: Literal["sum", "mean"] = Field(
+        "sum", description="sum or mean of an option's token log-probabilities"
+    )
+    temperature: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="also report the bias at this temperature"
+    )
+    fair_decoding: bool = Field(True, description="also report seeded-hash decoding")
+    batch_tokens: int = Field(4096, ge=1, description="tokens per forward pass")
+
+
+class SweepOptions(Options):
+    """Which strengths are measured, and how one is chosen."""
+
+    panel: ClassVar[str] = "Sweep"
+    strengths: Annotated[tuple[float, ...], Flag("W,W,..."), BeforeValidator(_numbers)] = Field(
+        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), description="strengths to measure"
+    )
+    max_capability_drop: Annotated[float, Flag("SHARE")] = Field(
+        0.02,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="budget for the upper 95 % limit of every drop",
+    )
+    interpolate: bool = Field(False, description="also choose between the strengths measured")
+
+
+class SteeringOptions(Options):
+    """Which steering."""
+
+    panel: ClassVar[str] = "Steering"
+    steering: Annotated[str, Flag("DIR")] = Field(description="artifact folder or hub id")
+    allow_mismatch: bool = Field(
+        False, description="take a model of other weights, such as a fine-tune"
+    )
+
+
+class TaskNameOptions(Options):
+    """A task to describe."""
+
+    panel: ClassVar[str] = "Task"
+    name: Annotated[str | None, Flag("NAME|FILE.jsonl", argument=True)] = Field(
+        None, description="the task to describe; all are listed without"
+    )
+    data: _Data = None
+    limit: _Limit = None
+
+
+class MethodNameOptions(Options):
+    """A method to describe."""
+
+    panel: ClassVar[str] = "Method"
+    name: Annotated[str | None, Flag("NAME", argument=True)] = Field(
+        None, description="the method to describe; all are listed without"
+    )
+
+
+class SiteOptions(Options):
+    """Which sites."""
+
+    panel: ClassVar[str] = "Sites"
+    role: Literal["norm", "residual", "mlp", "heads", "all"] = Field(
+        "norm", description="norm, residual, mlp, heads or all"
+    )
+
+
+class FoldOptions(Options):
+    """How a checkpoint is written."""
+
+    panel: ClassVar[str] = "Fold"
+    as_llama: bool = Field(
+        False, description="write a Llama checkpoint where that makes room for biases"
+    )
+    max_shard_size: Annotated[str, Flag("SIZE")] = Field("5GB", description="largest weight file")
+
+
+class StrengthOptions(Options):
+    """One strength."""
+
+    panel: ClassVar[str] = "Steering"
+    strength: Annotated[float | None, Flag("W"), BeforeValidator(_one_strength)] = Field(
+        None, description="strength; the steering's recommended one if not given"
+    )
+
+    def of(self, steering: Steering) -> float:
+        """The strength asked for, or the recommended one."""
+        asked = self.strength
+        return steering.info.recommended_strength if asked is None else asked
+
+
+class OutputOptions(Options):
+    """Where results go. The folder itself is not part of what a run is."""
+
+    panel: ClassVar[str] = "Output"
+    out: Annotated[Path, Flag("DIR", recorded=False)] = Field(description="output folder")
+    overwrite: Annotated[bool, Flag(recorded=False)] = Field(
+        False, description="replace the results in a folder that has some"
+    )

@@ -1,0 +1,71 @@
+"""What ``run``, ``audit`` and ``sweep`` leave behind, and say at the end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.cli import config_file
+from equipoise.cli.folder import OutputFolder
+from equipoise.cli.terminal import Terminal
+from equipoise.files import write_atomically
+
+if TYPE_CHECKING:
+    from equipoise.steering import Steering
+    from equipoise.study import Result
+
+RESULTS, REPORT, STEERING = "results.json", "report.html", "steering"
+
+
+def leave(
+    folder: OutputFolder,
+    command: str,
+    config: dict[str, Any],
+    result: Result,
+    steering: Steering | None = None,
+) -> None:
+    """Write results, report, config, and the steering if there is one with its model card."""
+    from equipoise.report import model_card, write_report
+
+    result.data |= {"config": config, "command": config_file.repeat(command, folder.path)}
+
+    def write(stage: Path) -> None:
+        results = result.to_dict()
+        if steering is not None:
+            card = model_card(results, asdict(steering.info))
+            steering.save_pretrained(stage / STEERING, card=card)
+        write_report(results, stage / REPORT)
+        write_atomically(stage / config_file.NAME, config_file.to_yaml(command, config))
+        result.save(stage / RESULTS)
+
+    folder.fill(write)
+
+
+def show(
+    terminal: Terminal, folder: OutputFolder, result: Result, following: Sequence[str]
+) -> None:
+    """Print the results, where they are, and the words of the command to type next."""
+    from equipoise.report import results_table
+
+    results = result.to_dict()
+    terminal.show(results, results_table(results))
+    chosen = results["chosen"]
+    if chosen is not None:
+        terminal.tell("chosen", f"ω = {chosen['strength']:g}: {chosen['rule']}")
+    written = sorted(f"{p.name}/" if p.is_dir() else p.name for p in folder.path.iterdir())
+    terminal.tell("wrote", f"{folder.path}/: {', '.join(written)}")
+    terminal.tell("look", str(folder.path / REPORT))
+    if following:
+        terminal.tell("next", shlex.join(["equipoise", *following]))
+
+
+def folding(result: Result, model: str, artifact: str) -> list[str]:
+    """The command that bakes the chosen strength in; none if that is 0."""
+    strength = result.data["chosen"]["strength"]
+    if strength == 0:
+        return []
+    words = ["fold", model, "--steering", artifact, "--strength", f"{strength:g}"]
+    return [*words, "--out", "folded"]

@@ -1,0 +1,104 @@
+"""Progress of long work: bars on a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+
+# Figures worth a glance while a fit goes on, and what they are called.
+_SHOWN = {"bias": "bias", "kl_ambiguous": "KL", "kl_anchor": "KL anchors"}
+_HEARTBEAT = 30.0
+"""Seconds after which a log that has no bars hears of a phase again."""
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """``bias 0.031 · KL 0.21``; empty where there is nothing worth a glance."""
+    parts = [f"{label} {figures[name]:.3f}" for name, label in _SHOWN.items() if name in figures]
+    return " · ".join(parts)
+
+
+class Bars:
+    """A bar per phase."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<7}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}", style="dim"),
+            console=console,
+        )
+        self._bars: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        if phase not in self._bars:
+            for bar in self._bars.values():
+                self._progress.stop_task(bar)  # type: ignore[arg-type]
+            self._bars[phase] = self._progress.add_task(phase, total=of, figures="")
+        bar = self._bars[phase]
+        self._progress.update(
+            bar,  # type: ignore[arg-type]
+            completed=done,
+            total=of,
+            figures=describe(figures),
+        )
+
+
+class Lines:
+    """A line when a phase ends, and one every half minute until then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = ""
+        self._line = ""
+        self._started = self._said = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._say()
+
+    def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        now = time.monotonic()
+        if phase != self._phase:
+            self._say()
+            self._phase, self._started, self._said = phase, now, now
+        told = describe(figures)
+        self._line = f"{phase} {done}/{of}{f' · {told}' if told else ''}"
+        if done >= of or now - self._said > _HEARTBEAT:
+            self._say()
+
+    def _say(self) -> None:
+        """Print the line, once."""
+        if self._line:
+            self._said = time.monotonic()
+            text = f"{self._line} · {self._said - self._started:.1f} s"
+            self._console.print(Text(text), soft_wrap=True)
+            self._line = ""

@@ -1,0 +1,54 @@
+"""Scores that benchmarks are known by, from the decisions on their items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from equipoise.decisions.decision import Decisions
+from equipoise.fairness.benchmarks.bbq import bbq_scores
+from equipoise.fairness.benchmarks.ceb import ceb_scores, free_text_scores
+from equipoise.fairness.benchmarks.crows_pairs import crows_pairs, crows_pairs_scores
+from equipoise.fairness.benchmarks.scorers import LexiconScorer, Scorer
+from equipoise.fairness.benchmarks.unqover import unqover_scores
+from equipoise.fairness.finite import assert_finite
+
+__all__ = [
+    "BENCHMARKS",
+    "LexiconScorer",
+    "Scorer",
+    "bbq_scores",
+    "benchmark_scores",
+    "ceb_scores",
+    "crows_pairs",
+    "crows_pairs_scores",
+    "free_text_scores",
+    "unqover_scores",
+]
+
+BENCHMARKS: dict[str, Callable[[Decisions], dict[str, Any]]] = {
+    "bbq": bbq_scores,
+    "ceb": ceb_scores,
+    "crows-pairs": crows_pairs_scores,
+    "unqover": unqover_scores,
+}
+"""By task name: its scores from decisions on its items, ambiguous and unambiguous together."""
+
+
+def benchmark_scores(task_name: str, decisions: Decisions) -> dict[str, Any] | None:
+    """The benchmark's own scores, ready for JSON.
+
+    Args:
+        task_name: Name of the task.
+        decisions: On its items, ambiguous and unambiguous together.
+
+    Returns:
+        What the benchmark's function says; None for a task without scores of its own, or without
+        any decision.
+
+    Raises:
+        EquipoiseError: Scores that are not log-probabilities.
+    """
+    if task_name not in BENCHMARKS or not len(decisions):
+        return None
+    return assert_finite(BENCHMARKS[task_name](decisions), f"the scores of {task_name}")

@@ -1,0 +1,176 @@
+"""CEB (Wang et al., 2024): is this a stereotype? which of two is worse? and go on from here.
+
+Recognition and selection have a right answer and are items; continuation and conversation are
+prompts for free text, which a scorer judges (``fairness.benchmarks.ceb``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equipoise.errors import EquipoiseError
+from equipoise.suggest import did_you_mean
+from equipoise.tasks.files import read_text
+from equipoise.tasks.item import Item, Task
+from equipoise.tasks.splits import assign_splits, digest
+
+CHOICES = {
+    "recognition-s": "CEB-Recognition-S",
+    "recognition-t": "CEB-Recognition-T",
+    "selection-s": "CEB-Selection-S",
+    "selection-t": "CEB-Selection-T",
+    "recognition-cp": "CEB-CP",
+    "recognition-rb": "CEB-RB",
+    "recognition-ss": "CEB-SS",
+    "recognition-wb": "CEB-WB",
+}
+FREE_TEXT = {
+    "continuation-s": "CEB-Continuation-S",
+    "continuation-t": "CEB-Continuation-T",
+    "conversation-s": "CEB-Conversation-S",
+    "conversation-t": "CEB-Conversation-T",
+}
+_OWN = ("recognition-s", "recognition-t", "selection-s", "selection-t")
+_ANSWERS = {  # label: what the prompt offers it as
+    "stereotype": 0,
+    "anti-stereotype": 1,
+    "unrelated": 2,
+    "toxic": 0,
+    "non-toxic": 1,
+}
+_SELECTED = ("stereotype", "toxic")
+_SCENARIO = re.compile(r'following context: "(.*?)", which one', re.DOTALL)
+_QUOTED = re.compile(r'"(.*)"\s*\n', re.DOTALL)
+_OFFERED = re.compile(r"(?<!\d)([123])\. ")
+
+
+@dataclass(frozen=True)
+class OpenPrompt:
+    """A prompt for free text: its part of CEB, the social axis, and the group on that axis."""
+
+    id: str
+    prompt: str
+    part: str
+    axis: str
+    group: str
+
+
+def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
+    """CEB's recognition and selection questions; ``part: axis`` is the context.
+
+    All have a right answer: the task measures accuracy, and has no per-occupation bias. The
+    sentences about one scenario, in whichever part, go to one split together.
+
+    Args:
+        data: CEB's ``data/``, or the folder that holds it.
+        parts: Names out of ``CHOICES`` (or one string with commas); its own four unless told,
+            the four adapted from other benchmarks on request.
+
+    Raises:
+        EquipoiseError: An unknown part, or data that are missing or damaged.
+    """
+    names = _parts(parts, CHOICES) or list(_OWN)
+    items: list[Item] = []
+    scenarios: dict[str, str] = {}
+    for part in names:
+        for where, name, number, row in _rows(data, CHOICES[part]):
+            try:
+                item = _item(part, name, number, row)
+            except (KeyError, TypeError, ValueError) as error:
+                raise EquipoiseError(f"{where}: entry {number}: not of CEB ({error})") from None
+            items.append(item)
+            scenarios[item.id] = digest("ceb", _scenario(row))
+    return Task(
+        name="ceb",
+        items=assign_splits(items, held_out=(), key=lambda item: scenarios[item.id]),
+        notes=("CEB: no licence stated, do not pass it on; every item has a right answer",),
+    )
+
+
+def read_prompts(data: Path, parts: str | Sequence[str] = ()) -> tuple[OpenPrompt, ...]:
+    """The prompts for free text.
+
+    Args:
+        data: CEB's ``data/``, or the folder that holds it.
+        parts: Names out of ``FREE_TEXT`` (or one string with commas); all unless told.
+
+    Raises:
+        EquipoiseError: An unknown part, or data that are missing or damaged.
+    """
+    prompts = []
+    for part in _parts(parts, FREE_TEXT) or list(FREE_TEXT):
+        for where, name, number, row in _rows(data, FREE_TEXT[part]):
+            try:
+                prompt, group = row["prompt"], row["bucket"]
+            except (KeyError, TypeError) as error:
+                raise EquipoiseError(f"{where}: entry {number}: not of CEB ({error})") from None
+            prompts.append(OpenPrompt(f"{part}-{name}-{number}", prompt, part, name, group))
+    return tuple(prompts)
+
+
+def _parts(parts: str | Sequence[str], known: dict[str, str]) -> list[str]:
+    given = parts.split(",") if isinstance(parts, str) else parts
+    names = [name.strip() for name in given if name.strip()]
+    for name in names:
+        if name not in known:
+            raise EquipoiseError(
+                f"ceb has no part {name!r}{did_you_mean(name, known)} here; "
+                f"there are: {', '.join(known)}"
+            )
+    return names
+
+
+def _rows(data: Path, folder: str) -> Iterator[tuple[Path, str, int, dict[str, Any]]]:
+    """File, its name (the axis), number and content of every entry of a part."""
+    place = data / "data" if (data / "data").is_dir() else data
+    files = sorted((place / folder).glob("*.json"))
+    if not files:
+        raise EquipoiseError(f"{place / folder}: no *.json; give the folder that holds {folder}/")
+    for path in files:
+        try:
+            rows = json.loads(read_text(path))
+        except (ValueError, RecursionError):
+            raise EquipoiseError(f"{path}: not complete JSON; is the file cut off?") from None
+        if not isinstance(rows, list) or not rows:
+            raise EquipoiseError(f"{path}: expected a JSON list of entries")
+        for number, row in enumerate(rows, 1):
+            yield path, path.stem, number, row
+
+
+def _item(part: str, name: str, number: int, row: dict[str, Any]) -> Item:
+    prompt, label = row["prompt"], row["label"]
+    offered = len(dict.fromkeys(_OFFERED.findall(prompt)))
+    if isinstance(label, list):
+        (answer,) = [index for index, one in enumerate(label) if one in _SELECTED]
+    else:
+        answer = _ANSWERS[label]
+    if row.get("target", answer + 1) != answer + 1 or answer >= offered:
+        raise ValueError(f"label {label!r} does not fit target {row.get('target')!r}")
+    return Item(
+        id=f"{part}-{name}-{number}",
+        twin=f"{part}-{digest('ceb', _scenario(row))[:12]}",
+        contexts=(f"{part}: {row['type']}",),
+        prompt=prompt,
+        options=("1", "2", "3")[:offered],
+        answer=answer,
+    )
+
+
+def _scenario(row: dict[str, Any]) -> str:
+    """What the questions about one situation share; a sentence without any is its own."""
+    prompt = row["prompt"]
+    if "context" in row:
+        shared = row["context"]
+    elif match := _SCENARIO.search(prompt):
+        shared = match[1]
+    elif "pronoun" in row:  # he and she versions
+        shared = re.sub(rf"\b{re.escape(row['pronoun'])}\b", "_", prompt)
+    else:
+        match = _QUOTED.search(prompt)
+        shared = match[1].removesuffix(row["sentence"]).strip() if match else ""
+    return " ".join((shared or prompt).split())

@@ -1,0 +1,413 @@
+"""A fit as a whole: what it may touch, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from equipoise.decisions import Decisions
+from equipoise.decisions.decide import decide
+from equipoise.errors import EquipoiseError
+from equipoise.fairness import per_occupation_bias
+from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
+from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.train import Trainer
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.study.study import anchors_of
+from equipoise.tasks import Task
+from equipoise.tasks.item import Item
+from small_tasks import small_task
+from transformers import MistralConfig, MistralForCausalLM
+
+SMALL: dict[str, Any] = {"steps": 6, "twins_per_step": 4, "anchors_per_step": 3}
+TEXTS = ("The nurse said that she left the office.", "He was at the station. " * 8)
+
+
+def request(model: Model, task: Task, **given: Any) -> FitRequest:
+    anchors = anchors_of(task, (), "train")
+    held_out = anchors_of(task, (), "validation")
+    return FitRequest(model, task, **({"anchors": anchors, "held_out_anchors": held_out} | given))
+
+
+def fit(model: Model, settings: dict[str, Any] | None = None, **given: Any) -> FitOutcome:
+    method = METHODS.get("dso")
+    config = method.configure(**SMALL | (settings or {}))
+    return method.fit(request(model, given.pop("task", small_task()), **given), config)
+
+
+def tensors_equal(one: Steering, other: Steering) -> bool:
+    mine, theirs = one.tensors(), other.tensors()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+# ---- what a fit touches
+
+
+def test_base_and_global_generator_are_untouched(tiny: Model) -> None:
+    before = copy.deepcopy(tiny.hf.state_dict())
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    fit(tiny, {"estimator": "reinforce", "answers": "text", "steps": 2, "max_new_tokens": 3})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in tiny.hf.state_dict().items())
+    for module in tiny.hf.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not any(p.requires_grad or p.grad is not None for p in tiny.hf.parameters())
+
+
+def test_base_is_read_once(tiny: Model) -> None:
+    """No unsteered pass between the first step and the last."""
+    passes: list[str] = []
+    steered = _Watched(passes)
+    tiny.hf.register_forward_pre_hook(steered.note)
+    fit(
+        tiny,
+        {"estimator": "ppo"},
+        anchors=Anchors(small_task().split("train")[-4:], TEXTS),
+        progress=lambda step, of, figures: passes.append(f"step {step}"),
+    )
+    first, last = passes.index("step 1"), passes.index("step 6")
+    assert passes[first:last].count("steered") == 5 * 2 * 2  # steps × epochs × (items, texts)
+    assert "base" not in passes[first:last]
+    assert "base" in passes[:first]
+
+
+class _Watched:
+    def __init__(self, passes: list[str]) -> None:
+        self.passes = passes
+
+    def note(self, module: torch.nn.Module, _args: Any) -> None:
+        backbone = module.get_submodule("model")
+        self.passes.append("steered" if hasattr(backbone, "_equipoise_runtime") else "base")
+
+
+def test_same_seed_same_steering(tiny: Model) -> None:
+    one, again = fit(tiny, seed=3), fit(tiny, seed=3)
+    assert one.history == again.history
+    assert tensors_equal(one.steering, again.steering)
+    assert not tensors_equal(one.steering, fit(tiny, seed=4).steering)
+
+
+# ---- checkpoints
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_after(step: int) -> Any:
+    def progress(done: int, of: int, figures: dict[str, float]) -> None:
+        if done == step:
+            raise Interrupted
+
+    return progress
+
+
+SETTINGS = [
+    {},
+    {"estimator": "ppo", "kl_control": "dual", "l1": 0.0},
+    {"estimator": "reinforce", "answers": "text", "max_new_tokens": 2, "rollouts": 2, "steps": 4},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["exact", "ppo", "text"])
+def test_resumed_is_the_uninterrupted_fit(
+    tiny: Model, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings = settings | {"checkpoint_every": 2}
+    anchors = Anchors(small_task().split("train")[-4:], TEXTS)
+    whole = fit(tiny, settings, anchors=anchors)
+    folder = tmp_path / "deep" / "checkpoint"
+    with pytest.raises(Interrupted):
+        fit(tiny, settings, anchors=anchors, checkpoint=folder, progress=stop_after(3))
+    steps: list[int] = []
+    resumed = fit(
+        tiny,
+        settings,
+        anchors=anchors,
+        checkpoint=folder,
+        progress=lambda step, of, figures: steps.append(step),
+    )
+    assert steps[0] == 3  # from the checkpoint of step 2
+    assert resumed.history == whole.history
+    assert resumed.notes == whole.notes
+    assert tensors_equal(resumed.steering, whole.steering)
+    assert resumed.steering.digest == whole.steering.digest
+    assert [path.name for path in folder.iterdir()] == ["fit.safetensors"]
+
+
+def test_checkpoint_of_another_run_is_ignored(tiny: Model, tmp_path: Path) -> None:
+    kept = {"checkpoint_every": 1}
+    with pytest.raises(Interrupted):
+        fit(tiny, kept, checkpoint=tmp_path, progress=stop_after(4))
+    for change in (
+        {"settings": kept | {"learning_rate": 0.01}},
+        {"seed": 5},
+        {"task": small_task((2, 2, 2, 1))},
+        {"anchors": Anchors(texts=TEXTS)},
+    ):
+        steps: list[int] = []
+        given: dict[str, Any] = {"settings": kept} | change
+        clean = fit(tiny, **given)
+        copy_of = tmp_path / "copy"
+        copy_of.mkdir(exist_ok=True)
+        (copy_of / "fit.safetensors").write_bytes((tmp_path / "fit.safetensors").read_bytes())
+        found = fit(
+            tiny,
+            **given,
+            checkpoint=copy_of,
+            progress=lambda step, of, figures, steps=steps: steps.append(step),
+        )
+        assert steps[0] == 1
+        assert tensors_equal(found.steering, clean.steering)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_damaged_checkpoint_is_named(tiny: Model, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Interrupted):
+        fit(tiny, {"checkpoint_every": 1}, checkpoint=tmp_path, progress=stop_after(2))
+    path = tmp_path / "fit.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:-50], "empty": b"", "text": b"not a checkpoint at all"}[damage])
+    with pytest.raises(EquipoiseError, match=r"fit\.safetensors: not a complete checkpoint"):
+        fit(tiny, {"checkpoint_every": 1}, checkpoint=tmp_path)
+
+
+def test_folder_that_cannot_be_made_is_named(tiny: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EquipoiseError, match="file"):
+        fit(tiny, {"checkpoint_every": 1}, checkpoint=tmp_path / "file" / "deeper")
+
+
+# ---- parameters, budgets, stopping
+
+
+@pytest.mark.parametrize("parameters", ["both", "slope", "bias"])
+def test_parameters(tiny: Model, parameters: str) -> None:
+    outcome = fit(tiny, {"parameters": parameters, "steps": 2})
+    names = {name.rpartition(":")[2] for name, _ in outcome.steering.named_parameters()}
+    assert names == {"both": {"a", "b"}, "slope": {"a"}, "bias": {"b"}}[parameters]
+    assert outcome.steering.n_nonzero > 0
+
+
+def test_foldable_leaves_out_what_has_no_home(tiny: Model) -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tiny.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    hf = MistralForCausalLM(config).eval().requires_grad_(False)
+    mistral = Model(hf, tiny.tokenizer, name="mistral")
+    steps = {"steps": 1}
+    names = [name for name, _ in fit(mistral, steps).steering.named_parameters()]
+    assert len(names) == 3
+    assert all(name.endswith(":a") for name in names)
+    free = fit(mistral, steps | {"foldable": False}).steering
+    assert sum(name.endswith(":b") for name, _ in free.named_parameters()) == 3
+    with pytest.raises(EquipoiseError, match="foldable"):
+        fit(mistral, steps | {"parameters": "bias"})
+
+
+def test_sparsity(tiny: Model) -> None:
+    dense = fit(tiny, {"l1": 0.0}).steering
+    sparse = fit(tiny, {"l1": 0.5}).steering
+    assert dense.n_nonzero == dense.n_parameters
+    assert 0 < sparse.n_nonzero < dense.n_nonzero
+    pruned = fit(tiny, {"l1": 0.0, "keep_share": 0.25}).steering
+    assert pruned.n_nonzero == round(0.25 * pruned.n_parameters)
+
+
+def test_projection_holds_the_budgets_on_held_out_prompts(tiny: Model) -> None:
+    task = small_task()
+    budgets = {"kl_ambiguous": 0.05, "kl_anchor": 0.01}
+    outcome = fit(tiny, budgets | {"learning_rate": 0.05}, task=task)
+    held_out = task.split("validation")
+    (found,) = decide(tiny, held_out, steering=outcome.steering, strengths=[1.0])
+    ambiguous = [kl for item, kl in zip(held_out, found.kl, strict=True) if item.ambiguous]
+    assert sum(ambiguous) / len(ambiguous) <= 0.05 + 1e-6
+    assert outcome.steering.n_nonzero > 0
+    (note,) = outcome.notes
+    assert "held-out" in note
+    assert "budget 0.05" in note
+
+
+def test_no_validation_items_is_said(tiny: Model) -> None:
+    task = small_task(splits=("train",))
+    (note,) = fit(tiny, {"steps": 2}, task=task).notes
+    assert "held-out" not in note
+    assert "none held out" in note
+
+
+@pytest.mark.parametrize(("budget", "rises"), [(1e-6, True), (1e3, False)])
+def test_dual_ascent(tiny: Model, budget: float, rises: bool) -> None:
+    settings = {"kl_control": "dual", "kl_ambiguous": budget, "kl_anchor": budget}
+    config = DSOConfig(**SMALL | settings | {"dual_rate": 0.1})
+    trainer = Trainer(request(tiny, small_task()), config)
+    trainer.state.multipliers = torch.tensor([1.0, 1.0])
+    multipliers = trainer.run().multipliers
+    assert (multipliers > 1).all() if rises else ((multipliers >= 0) & (multipliers < 0.5)).all()
+
+
+def test_dual_ascent_says_whether_it_held(tiny: Model) -> None:
+    (loose,) = fit(tiny, {"kl_control": "dual", "kl_ambiguous": 1e3, "kl_anchor": 1e3}).notes
+    (tight,) = fit(tiny, {"kl_control": "dual", "kl_ambiguous": 1e-9, "kl_anchor": 1e-9}).notes
+    assert "NOT" not in loose
+    assert "NOT held" in tight
+
+
+def test_early_stop(tiny: Model) -> None:
+    assert len(fit(tiny, {"stop_bias": 2.0, "patience": 2}).history) == 2
+    assert len(fit(tiny, {"stop_bias": 0.0, "patience": 2}).history) == 6
+
+
+def test_uneven_contexts_and_options(tiny: Model) -> None:
+    """One occupation with a twin, one with six; items of two and of three options."""
+    few, more = small_task((1, 6, 2), abstain=False), small_task((0, 0, 0, 3))
+    task = few.with_items([*few.items, *more.items])
+    outcome = fit(tiny, {"steps": 3, "twins_per_step": 2, "anchors_per_step": 1}, task=task)
+    assert len(outcome.history) == 3
+
+
+@pytest.mark.parametrize("texts", [(), TEXTS], ids=["items", "items and texts"])
+def test_anchors_of_either_kind(tiny: Model, texts: tuple[str, ...]) -> None:
+    items = small_task().split("train")[-4:]
+    both = fit(tiny, {"steps": 2, "anchors_per_step": 1}, anchors=Anchors(items, texts))
+    assert both.history[-1]["kl_anchor"] > 0
+    only = fit(tiny, {"steps": 2}, anchors=Anchors(texts=TEXTS), held_out_anchors=Anchors())
+    assert only.history[-1]["kl_anchor"] > 0
+    assert only.history[0]["kl_anchor"] == pytest.approx(0, abs=1e-6)
+
+
+# ---- what is refused
+
+
+def test_no_anchors(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match="no anchors"):
+        fit(tiny, task=small_task(anchors=0))
+
+
+def test_nothing_ambiguous_to_fit_on(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match="no ambiguous items in its train split"):
+        fit(tiny, task=small_task(splits=("validation", "test")))
+
+
+def test_loss_that_is_not_finite_names_the_step(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match=r"not finite at step 2; lower learning_rate"):
+        fit(tiny, {"learning_rate": 1e25, "l1": 0.0})
+    broken = copy.deepcopy(tiny.hf)
+    broken.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(EquipoiseError, match="not finite at step 1"):
+        fit(Model(broken, tiny.tokenizer, name="broken"))
+    for module in tiny.hf.modules():
+        assert not module._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"stepz": 3}, "dso: stepz: .*did you mean 'steps'"),
+        ({"steps": 0}, "dso: steps: input should be greater"),
+        ({"estimator": "magic"}, "dso: estimator: "),
+        ({"answers": "text"}, "^dso: answers='text' are sampled"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(EquipoiseError, match=said):
+        METHODS.get("dso").configure(**settings)
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(EquipoiseError, match="did you mean 'dso'"):
+        METHODS.get("dsoo")
+
+
+# ---- it learns
+
+
+@pytest.fixture
+def biased(tiny: Model) -> Model:
+    """After "she" it says nurse, after "he" mechanic, because two coordinates say so."""
+    hf, encode = tiny.hf, tiny.tokenizer.encode
+    she, he, nurse, mechanic = (
+        encode(f" {word}", add_special_tokens=False)[-1]
+        for word in ("she", "he", "nurse", "mechanic")
+    )
+    for name, weight in hf.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight[:2] = 0.0  # nothing else writes to them
+    embedding, head = hf.model.embed_tokens.weight, hf.lm_head.weight
+    embedding[:, :2] = 0.0
+    embedding[she, :2] = torch.tensor([8.0, 8.0])
+    embedding[he, :2] = torch.tensor([-8.0, 8.0])
+    head.mul_(0.1)
+    head[nurse] = head[mechanic] = 0.0
+    head[nurse, :2] = torch.tensor([1.5, 8.0])
+    head[mechanic, :2] = torch.tensor([-1.5, 8.0])
+    return tiny
+
+
+def last_word_task() -> Task:
+    items = [
+        Item(
+            id=f"{split}{number}{pronoun}",
+            twin=f"{split}{number}",
+            prompt=f"The nurse met the mechanic at the {place}. Who left? It was {pronoun}",
+            options=("nurse", "mechanic"),
+            sides=("pro", "anti") if pronoun == "she" else ("anti", "pro"),
+            contexts=("nurse", "mechanic"),
+            split=split,
+        )
+        for split in ("train", "validation")
+        for number, place in enumerate(["station", "office", "park", "school"])
+        for pronoun in ("he", "she")
+    ]
+    return Task("last word", (*items, *(i for i in small_task().items if not i.ambiguous)))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "answers", "reward"),
+    [
+        ("exact", "options", "ternary"),
+        ("exact", "options", "paper"),
+        ("reinforce", "options", "ternary"),
+        ("ppo", "options", "ternary"),
+        ("reinforce", "text", "ternary"),
+        ("ppo", "text", "paper"),
+    ],
+)
+def test_bias_falls(biased: Model, estimator: str, answers: str, reward: str) -> None:
+    settings = {
+        "estimator": estimator,
+        "answers": answers,
+        "reward": reward,
+        "steps": 10,
+        "twins_per_step": 4,
+        "learning_rate": 0.05,
+        "rollouts": 8,
+        "max_new_tokens": 2,
+        "twin_weight": 0.0,  # the policy gradient alone must do it
+        "kl_ambiguous": 2.0,
+    }
+    task = last_word_task()
+    outcome = fit(biased, settings, task=task)
+    items = [item for item in task.split("validation") if item.ambiguous]
+    base, now = decide(biased, items, steering=outcome.steering, strengths=[0.0, 1.0])
+    before, after = plug_in(base), plug_in(now)
+    assert before > 0.5
+    assert after < 0.85 * before
+
+
+def plug_in(decisions: Decisions) -> float:
+    found = per_occupation_bias(decisions)
+    assert found is not None
+    return found.plug_in
