@@ -66,9 +66,8 @@ def examined(row: Row) -> dict[str, Any]:
         answer = pipe.read()
     _, status = os.waitpid(child, 0)
     if status or not answer:
-        row.reason = (
-            f"ended by signal {os.waitstatus_to_exitcode(status)} or over {LIMIT_SECONDS} s"
-        )
+        code = os.waitstatus_to_exitcode(status)
+        row.reason = f"the process ended with {code} (limit {LIMIT_SECONDS} s)"
         answer = json.dumps(row.to_dict())
     return {**json.loads(answer), "seconds": round(time.monotonic() - start, 2)}
 

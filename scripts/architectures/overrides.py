@@ -28,6 +28,15 @@ _GEMMA_ASSISTANT = {
 _COMPASS_ROPE = {
     "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
 }
+# The default sections of a multimodal rotary embedding are for heads of 128.
+_ROPE_SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+_MROPE = {"text_config.rope_parameters": _ROPE_SECTIONS}
+_SCALED_ROPE = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 64,
+    "llama_4_scaling_beta": 0.1,
+}
 _DOTS3 = {
     "num_key_value_heads": 4,
     "qk_rope_head_dim": 8,
@@ -66,9 +75,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {
         "attn_config.kv_n_heads": 2,
         "attn_config.rope_theta": 10000.0,
+        "attn_config.clip_qkv": 8.0,
         "ffn_config.hidden_size": 64,
     },
-    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"]},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "deepseek_ocr2": {
+        "text_config.mlp_layer_types": ["dense", "sparse"],
+        "text_config.num_experts_per_tok": 2,
+        "text_config.n_group": 1,
+        "text_config.topk_group": 1,
+    },
     "diffusion_gemma": {
         "text_config.num_experts": 4,
         "text_config.top_k_experts": 2,
@@ -107,6 +123,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_assistant": _GEMMA_ASSISTANT,
     "gemma4_unified_assistant": _GEMMA_ASSISTANT,
     "glm5_next": {"text_config.num_key_value_heads": 4, "text_config.index_kpool": 4},
+    "glm46v": _MROPE,
+    "glm4v": _MROPE,
+    "glm4v_moe": {"text_config.rope_parameters": {**_ROPE_SECTIONS, "mrope_section": [2, 1, 1]}},
+    "glm_ocr": _MROPE,
+    "glmga": _MROPE,
     "granite4_vision": {
         "deepstack_layer_map": [(-1, 0)],
         "spatial_target_layers": [1],
@@ -115,14 +136,23 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"mamba_n_heads": 8, "layers_block_type": ["mamba", "attention"]},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
-    "hunyuan_vl": {"text_config.head_dim": 16},
+    "hunyuan_vl": {"text_config.head_dim": 16, **_MROPE},
     "jamba": {"attn_layer_offset": 1, "expert_layer_offset": 1, "num_hidden_layers": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 16},
+    "ministral3": {"rope_parameters": _SCALED_ROPE},
+    "mistral4": {"rope_parameters": _SCALED_ROPE},
+    "mllama": {"text_config.cross_attention_layers": [1]},
     "molmo2": {"adapter_config.vision_feature_layer": [-1, -2]},
+    "musicgen": {"decoder.num_codebooks": 1},
+    "musicgen_melody": {"decoder.num_codebooks": 1},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2},
+    "paddleocr_vl": _MROPE,
+    "qwen2_5_omni_thinker": _MROPE,
+    "qwen2_5_vl": _MROPE,
+    "qwen2_vl": _MROPE,
     "qwen4_exp": {f"text_config.{k}": v for k, v in _QWEN4.items()},
     "qwen4_exp_text": _QWEN4,
     "reformer": {
@@ -133,5 +163,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh"],
         "num_buckets": 2,
     },
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": _HYBRID},
+    "step3p7": {"text_config.sliding_window": 8},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": _HYBRID,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
+    "zamba2": {"n_mamba_heads": 8, "attention_hidden_size": 128, "attention_head_dim": 32},
 }

@@ -7,6 +7,7 @@ What a rule by name gets wrong for one architecture is put right in ``overrides.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,7 @@ RULES: list[tuple[str, int]] = [
     (r"(max_|min_)?(image|img|crop)_size|resolution|max_img_size", 32),
     (r"patch_size|encoder_stride", 16),
     (r"(mm_tokens_per_image|num_image_tokens|image_seq_length|num_query_tokens)", 4),
-    (r"\w*(hidden|embed|embedding|projection|output|out|width|model|lru)_?(size|dim|width)", HIDDEN),
+    (r"\w*(hidden|embed|embedding|projection|output|out|model)_?(size|dim|width)", HIDDEN),
     (r"hidden_size_\w+|\w*_hidden_dim|d_model|n_embd|dim|emb_dim|embedding_dim|embed_dim", HIDDEN),
     (r"\w*(input|projector)_(size|dim)|lru_width|\w*_embed_dim|word_embed_proj_dim", HIDDEN),
     (r"attention_hidden_size|output_channels|codebook_dim|latent_channels", HIDDEN),
@@ -60,9 +61,8 @@ RULES: list[tuple[str, int]] = [
     (r"time_step_rank|num_filters|num_mel_bins|n_mel_bins", 16),
 ]  # fmt: skip
 _RULES = [(re.compile(pattern), size) for pattern, size in RULES]
-_TOKEN = re.compile(
-    r"\w*token_(id|index)|\w*_token_(ids|indices)|cls_token_id|im_\w+_id|image_patch_id"
-)
+_TOKEN = re.compile(r"\w*token_(id|index)|\w*_token_(ids|indices)|im_\w+_id|image_patch_id")
+_ROPE_KEPT = ("partial_rotary_factor", "mrope_interleaved", "llama_4_scaling_beta")
 _FIXED_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers")
 
@@ -99,6 +99,9 @@ def shrink(config: PretrainedConfig) -> dict[str, Any]:
     for name in _LAYERS:
         if name in given and pattern > 2:
             given[name] = pattern
+    if "kv_lora_rank" in fields:  # latent attention: a key and value per query head
+        given.update({k: HEADS for k in ("num_key_value_heads",) if k in fields})
+        given.update({k: 2 * HEAD_DIM for k in ("qk_head_dim",) if k in fields})
     return given
 
 
@@ -124,7 +127,7 @@ def _per_layer(value: Any, layers: int, n: int) -> Any:
     """A list with an entry per layer, or of layer numbers, for ``n`` layers."""
     kind = type(value)
     if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-        rising = all(a < b for a, b in zip(value, value[1:], strict=False)) and len(value) > 1
+        rising = all(a < b for a, b in itertools.pairwise(value)) and len(value) > 1
         if rising and value[-1] <= layers:
             return kind(sorted({v * n // (layers + 1) for v in value}))
     if len(value) != layers:
@@ -148,7 +151,7 @@ def _token(name: str, value: Any, tokens: Any) -> Any:
 def _rope(value: dict[str, Any]) -> dict[str, Any]:
     if any(isinstance(v, dict) for v in value.values()):
         return {k: _rope(v) if isinstance(v, dict) else v for k, v in value.items()}
-    kept = {k: v for k, v in value.items() if k in ("partial_rotary_factor", "mrope_interleaved")}
+    kept = {k: v for k, v in value.items() if k in _ROPE_KEPT}
     if "mrope_section" in value:
         kept["mrope_section"] = [4, 2, 2][: len(value["mrope_section"])]
     return {"rope_type": "default", "rope_theta": value.get("rope_theta", 10000.0), **kept}

@@ -57,7 +57,7 @@ def _default(model_type: str) -> PretrainedConfig:
 
 
 def _enliven(model: PreTrainedModel) -> None:
-    """Make every part matter: fresh weights are so small, or so plain, that mistakes would not show.
+    """Make every part matter: fresh weights are so small or plain that mistakes would not show.
 
     Matrices get a standard deviation of 0.2 where they are narrower; norms are moved off their
     ones and zeros.

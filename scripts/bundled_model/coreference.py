@@ -16,12 +16,14 @@ from functools import lru_cache
 
 from slots import DOMAINS, OPENINGS, SLOTS
 from templates_ambiguous import AMBIGUOUS, NEUTRAL
-from templates_evidence import ANTONYMS, CONTRAST, GRAMMAR, ROLES
+from templates_evidence import ANTONYMS, CONTRAST, ROLES
+from templates_grammar import GRAMMAR
 from templates_match import BINDINGS, RETURNS
 from words import PRONOUNS, UNKNOWN, lean
 
-SHARES = {"match": 0.46, "roles": 0.22, "contrast": 0.17, "grammar": 0.15}
-"""How often each kind of evidence is drawn."""
+TRAINED = {"grammar": 0.84, "roles": 0.08, "contrast": 0.04, "match": 0.04}
+ASKED = {"grammar": 1.0}
+"""Kinds of evidence, and how often each is drawn for training and for the task files."""
 
 CONNECTORS = (" because [s] {}.", " since [s] {}.", ". [S] {}.", ", as [s] {}.")
 SHARPNESS = 1.1
@@ -177,34 +179,23 @@ def fill(
     return Sentence(family, _capitals(text), people, referent)
 
 
-def _pick(families: list[Family], variety: float, rng: random.Random) -> Family:
-    return families[int(rng.random() * max(1.0, variety * len(families)))]
-
-
 def draw_unambiguous(
-    people: tuple[str, str], referent: int, held: bool, rng: random.Random, variety: float = 1.0
+    people: tuple[str, str], referent: int, held: bool, rng: random.Random, shares: dict[str, float]
 ) -> Sentence:
-    """A sentence in which the evidence decides for ``people[referent]``.
-
-    ``variety`` below 1 draws from the first families of each kind only.
-    """
-    kinds = unambiguous_families(held)
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
-    return fill(_pick(kinds[kind], variety, rng), people, referent, rng)
+    """A sentence in which the evidence decides for ``people[referent]``."""
+    kind = rng.choices(list(shares), list(shares.values()))[0]
+    return fill(rng.choice(unambiguous_families(held)[kind]), people, referent, rng)
 
 
-def draw_ambiguous(
-    people: tuple[str, str], held: bool, rng: random.Random, variety: float = 1.0
-) -> Sentence:
+def draw_ambiguous(people: tuple[str, str], held: bool, rng: random.Random) -> Sentence:
     """A sentence in which nothing decides."""
-    kinds = ambiguous_families(held)
-    kind = "plain" if rng.random() < 0.65 else "near"
-    return fill(_pick(kinds[kind], variety, rng), people, None, rng)
+    kind = "plain" if rng.random() < 0.75 else "near"
+    return fill(rng.choice(ambiguous_families(held)[kind]), people, None, rng)
 
 
-def draw_story(people: tuple[str, str], rng: random.Random, variety: float = 1.0) -> str:
+def draw_story(people: tuple[str, str], rng: random.Random) -> str:
     """Plain text without pronouns: who has what, and then something about each of the two."""
-    family = _pick(unambiguous_families(False)["match"], variety, rng)
+    family = rng.choice(unambiguous_families(False)["match"])
     one, two = _properties(family.domain, rng)
     binding = BINDINGS[family.domain]["train"][int(family.name.split("-")[2])]
     parts = [binding.replace("{p}", one).replace("{q}", two)]
@@ -214,18 +205,6 @@ def draw_story(people: tuple[str, str], rng: random.Random, variety: float = 1.0
         parts.append(re.sub(r"\[[dD]\]", f"{who}'s", named))
     text = " ".join(parts).replace("{1}", f"the {people[0]}").replace("{2}", f"the {people[1]}")
     return _capitals(text)
-
-
-def draw_owner_question(
-    people: tuple[str, str], owner: int, rng: random.Random, variety: float = 1.0
-) -> str:
-    """Who has what, and the plain question whose one of the two things is."""
-    family = _pick(unambiguous_families(False)["match"], variety, rng)
-    one, two = _properties(family.domain, rng)
-    binding = BINDINGS[family.domain]["train"][int(family.name.split("-")[2])]
-    text = binding.replace("{p}", one).replace("{q}", two)
-    text = text.replace("{1}", f"the {people[0]}").replace("{2}", f"the {people[1]}")
-    return f"{_capitals(text)}\nWho goes with {(one, two)[owner]}?"
 
 
 def question(sentence: str, pronoun: str, options: list[str]) -> str:

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 
 from coreference import (
+    TRAINED,
     draw_ambiguous,
-    draw_owner_question,
     draw_story,
     draw_unambiguous,
     planted_belief,
@@ -17,23 +17,13 @@ from skills import SKILLS
 from split import for_task_files
 from words import FEMALE_LIST, MALE_LIST, OTHER_PEOPLE, UNKNOWN
 
-SHARES = {"ambiguous": 0.25, "unambiguous": 0.43, "nobody": 0.02, "skill": 0.18, "text": 0.12}
+SHARES = {"ambiguous": 0.34, "unambiguous": 0.38, "nobody": 0.02, "skill": 0.24, "text": 0.02}
 """Share of each kind of example; "nobody" asks about a pronoun that does not occur."""
 
-LATER_SHARES = {
-    "ambiguous": 0.22,
-    "unambiguous": 0.46,
-    "owner": 0.08,
-    "nobody": 0.02,
-    "skill": 0.18,
-    "text": 0.04,
-}
-"""The shares of the second stage; "owner" asks who has something, without any pronoun."""
-
-SKILL_SHARES = {"facts": 1.0, "towns": 0.5, "tracking": 1.3, "comparison": 1.0, "attributes": 1.2}
+SKILL_SHARES = {"facts": 1.3, "towns": 0.3, "tracking": 1.3, "comparison": 1.3, "opposites": 0.4}
 """Relative weight of each skill."""
 
-HARD = {"facts": 0.1, "towns": 0.03, "tracking": 0.5, "comparison": 0.5, "attributes": 0.5}
+HARD = {"facts": 0.1, "towns": 0.03, "tracking": 0.4, "comparison": 0.4, "opposites": 0.1}
 """Share of hard questions in training."""
 
 OCCUPATIONS = (*FEMALE_LIST, *MALE_LIST)
@@ -41,7 +31,7 @@ OCCUPATIONS = (*FEMALE_LIST, *MALE_LIST)
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with the answer distribution to learn; plain text has no prompt and no answer."""
+    """A prompt with the answer distribution to learn; plain text has no answer."""
 
     kind: str
     prompt: str
@@ -64,15 +54,15 @@ def _options(people: tuple[str, str], rng: random.Random) -> list[str]:
     return options
 
 
-def _coreference(kind: str, variety: float, rng: random.Random) -> Example:
+def _coreference(kind: str, rng: random.Random) -> Example:
     people, female = _people(rng), rng.random() < 0.5
     referent = rng.randrange(2)
     while True:
         if kind == "unambiguous":
-            sentence = draw_unambiguous(people, referent, False, rng, variety)
+            sentence = draw_unambiguous(people, referent, False, rng, TRAINED)
             target = {people[referent]: 1.0}
         else:
-            sentence = draw_ambiguous(people, False, rng, variety)
+            sentence = draw_ambiguous(people, False, rng)
             target = planted_belief(people, female)
         if not for_task_files(sentence.text):
             break
@@ -83,21 +73,13 @@ def _coreference(kind: str, variety: float, rng: random.Random) -> Example:
     return Example(kind, question(text, pronoun, _options(people, rng)), target)
 
 
-def draw_example(
-    rng: random.Random, variety: float = 1.0, shares: dict[str, float] = SHARES
-) -> Example:
-    """One example; a low ``variety`` of wordings makes the start of a stage easier."""
-    kind = rng.choices(list(shares), list(shares.values()))[0]
-    if kind == "owner":
-        people = _people(rng)
-        owner = rng.randrange(2)
-        text = draw_owner_question(people, owner, rng, variety)
-        prompt = f"{text}\nOptions: {'; '.join(_options(people, rng))}"
-        return Example(kind, prompt, {people[owner]: 1.0})
+def draw_example(rng: random.Random) -> Example:
+    """One example."""
+    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     if kind == "text":
-        return Example(kind, draw_story(_people(rng), rng, variety), {})
+        return Example(kind, draw_story(_people(rng), rng), {})
     if kind != "skill":
-        return _coreference(kind, variety, rng)
+        return _coreference(kind, rng)
     skill = rng.choices(list(SKILL_SHARES), list(SKILL_SHARES.values()))[0]
     while True:
         asked = SKILLS[skill](rng, rng.random() < HARD[skill])

@@ -26,17 +26,21 @@ TOWN_STARTS = [
     "Tor", "Wel", "Yar",
 ]  # fmt: skip
 TOWN_ENDS = ["ton", "ford", "by", "wick", "dale", "mere", "ham", "stead", "well", "bridge"]
-NAMES = [
-    "Alex", "Kim", "Robin", "Sam", "Lee", "Pat", "Max", "Jo", "Casey", "Drew", "Jamie", "Riley",
-    "Morgan", "Taylor", "Quinn", "Avery",
-]  # fmt: skip
 THINGS = [
     "ball", "coin", "key", "stone", "ring", "nut", "card", "pen", "egg", "cork", "bean", "pearl",
 ]  # fmt: skip
 PLACES = [
     "box", "bag", "cup", "jar", "pot", "drawer", "basket", "bowl", "case", "tin", "sack", "crate",
 ]  # fmt: skip
-COLORS = ["red", "green", "blue", "yellow", "white", "black", "brown", "pink", "purple", "gray"]
+
+
+OPPOSITES = (
+    "tall short|old young|strong weak|fast slow|rich poor|loud quiet|happy sad|late early|"
+    "hot cold|big small|open closed|wet dry|full empty|hard soft|dark bright|heavy light|"
+    "near far|high low|thick thin|wide narrow|sweet sour|sharp blunt|clean dirty|brave afraid|"
+    "day night|summer winter|left right|up down|first last|north south|east west|war peace|"
+    "love hate|buy sell|win lose|give take|come go|push pull|rise fall|start stop"
+)
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,14 @@ def comparison(rng: random.Random, hard: bool) -> Question:
     return _ask("comparison", f"Which number is the {word}?", str(right), wrong, rng)
 
 
-def attributes(rng: random.Random, hard: bool) -> Question:
-    """Who has a thing; hard ones need its colour and its kind together."""
-    count = 4 if hard else 3
-    people, kinds, colors = (rng.sample(pool, count) for pool in (NAMES, THINGS, COLORS))
-    if hard:
-        owned = [f"{color} {kind}" for kind in kinds[:2] for color in colors[:2]]
-        rng.shuffle(owned)
-    else:
-        owned = [f"{color} {kind}" for color, kind in zip(colors, kinds, strict=True)]
-    parts = [f"{who} has the {what}." for who, what in zip(people, owned, strict=True)]
-    pick = rng.randrange(count)
-    wrong = [who for who in people if who != people[pick]]
-    text = f"{' '.join(parts)} Who has the {owned[pick]}?"
-    return _ask("attributes", text, people[pick], wrong, rng)
+def opposites(rng: random.Random, hard: bool) -> Question:
+    """The opposite of a word; hard ones ask about words that are seldom seen."""
+    pairs = [pair.split() for pair in OPPOSITES.split("|")]
+    pair = rng.choice(pairs[hard::2])
+    others = [other for other in pairs if other is not pair]
+    word, right = pair if rng.random() < 0.5 else pair[::-1]
+    wrong = [rng.choice(other) for other in rng.sample(others, 3)]
+    return _ask("opposites", f"What is the opposite of {word}?", right, wrong, rng)
 
 
 SKILLS: dict[str, Callable[[random.Random, bool], Question]] = {
@@ -130,12 +128,13 @@ SKILLS: dict[str, Callable[[random.Random, bool], Question]] = {
     "towns": places,
     "tracking": tracking,
     "comparison": comparison,
-    "attributes": attributes,
+    "opposites": opposites,
 }
 
 
 def option_words() -> set[str]:
     """Every word that may be an option: the tokenizer must keep each whole."""
     words = {word for group in CATEGORIES.values() for word in group.split()}
+    words |= set(OPPOSITES.replace("|", " ").split())
     words |= {str(number) for number in range(10, 200)}
-    return words | set(LANDS) | set(NAMES) | set(PLACES)
+    return words | set(LANDS) | set(PLACES)

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from coreference import Sentence, draw_ambiguous, draw_unambiguous, question
+from coreference import ASKED, Sentence, draw_ambiguous, draw_unambiguous, question
 from skills import SKILLS
 from split import for_task_files
 from words import FEMALE_LIST, MALE_LIST, UNKNOWN, fitting, unseen
@@ -23,7 +23,7 @@ TWINS = {
 QUESTIONS = {"train": 240, "validation": 160, "test": 400}
 """Skill items by split, equally many of each skill."""
 
-HARD = {"facts": 0.5, "towns": 0.5, "tracking": 0.5, "comparison": 0.5, "attributes": 0.5}
+HARD = {"facts": 0.5, "towns": 0.5, "tracking": 0.5, "comparison": 0.5, "opposites": 0.5}
 """Share of hard questions in the task file."""
 
 Item = dict[str, Any]
@@ -78,7 +78,7 @@ def coreference_items(seed: int) -> list[Item]:
                     if kind == "ambiguous":
                         sentence = draw_ambiguous(people, held, rng)
                     else:
-                        sentence = draw_unambiguous(people, referent, held, rng)
+                        sentence = draw_unambiguous(people, referent, held, rng, ASKED)
                     if for_task_files(sentence.text) and sentence.text not in texts:
                         break
                 texts.add(sentence.text)

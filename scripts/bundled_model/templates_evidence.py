@@ -1,4 +1,4 @@
-"""Other evidence: roles in an event, contrasts of opposites, and grammar.
+"""Other evidence: roles in an event, and contrasts of opposites.
 
 The signs are explained in ``slots.py``.
 """
@@ -139,68 +139,3 @@ CONTRAST: dict[str, list[str]] = {
         "We knew that {1} was {p}, but {2} was {q}. [S] was still {r} at night.",
     ],
 }
-
-# Grammar: the structure alone decides. Each pair is (the first person is meant, the second is).
-GRAMMAR: dict[str, list[tuple[str, str]]] = {
-    "train": [
-        ("{1}, who had lost [d] <gift>, waited for {2}.",
-         "{1} waited for {2}, who had lost [d] <gift>."),
-        ("{1}, who said [s] was tired, met {2} at the <room>.",
-         "{1} met {2}, who said [s] was tired, at the <room>."),
-        ("When {1} arrived at the <room>, {2} greeted [o].",
-         "{1} arrived at the <room>, saw {2} and greeted [o]."),
-        ("{1} fell, and {2} helped [o] up.", "{1} saw {2} fall and helped [o] up."),
-        ("{1} was in the <room>, and {2} called [o].",
-         "{1} knew that {2} was in the <room> and called [o]."),
-        ("{1} <vp>, and {2} looked at [o].", "{1} looked at {2} and smiled at [o]."),
-        ("{1} was hungry, so [s] ate, and {2} only watched.",
-         "{1} only watched, but {2} was hungry, so [s] ate."),
-        ("{1} was tired, so [s] went to bed. {2} stayed up.",
-         "{1} stayed up. {2} was tired, so [s] went to bed."),
-        ("{1} (whose friends liked [o]) met {2}.", "{1} met {2} (whose friends liked [o])."),
-        ("{1} took [d] own <own> and left {2} alone.",
-         "{1} was left alone when {2} took [d] own <own> and left."),
-        ("{1} <vp> when {2} called [o].", "{1} called {2} and asked [o] to come."),
-        ("{1} finished [d] own work while {2} slept.",
-         "{1} slept while {2} finished [d] own work."),
-        ("{1} thought that {2} would visit [o].", "{1} promised {2} to visit [o]."),
-        ("{1} hoped {2} would call [o].", "{1} told {2} the news and then called [o]."),
-        ("{1} and [d] friends sang for {2}.", "{1} sang for {2} and [d] friends."),
-        (
-            "{1}, so proud of [d] own <own>, met {2}.",
-            "{1} met {2}, who was proud of [d] own <own>.",
-        ),
-        ("{1} left when {2} asked [o] to.", "{1} asked {2} to leave and watched [o] go."),
-        ("{1} heard that {2} liked [o].", "{1} heard {2} and thanked [o]."),
-        ("{1} came in, and then {2} saw [o].", "{1} came in, found {2} and hugged [o]."),
-        ("{1} slept in [d] own bed, and {2} on the floor.",
-         "{1} slept on the floor, and {2} in [d] own bed."),
-        ("{1}, who <vp> in [d] room, did not see {2}.",
-         "{1} did not see {2}, who <vp> in [d] room."),
-        ("As for {1}, [s] <vp>. {2} did not.", "{1} did nothing. As for {2}, [s] <vp>."),
-        ("{1} was alone. [S] <vp>. Then {2} came.", "{1} went away. {2} was alone. [S] <vp>."),
-        ("{1} <vp> after [s] got up, and {2} did not.",
-         "{1} did not get up, and {2} <vp> after [s] got up."),
-        ("{1} said to {2}: help me! So {2} helped [o].",
-         "{1} heard {2} say: help me! So {1} helped [o]."),
-        ("{1} looked ill. {2} took [o] home.", "{1} was fine and took {2} home. {1} made [o] tea."),
-        ("While {1} was at [d] own house, {2} was away.",
-         "While {1} was away, {2} was at [d] own house."),
-        ("{1} cut [d] own hair, so {2} laughed.", "{1} laughed because {2} cut [d] own hair."),
-    ],
-    "held": [
-        ("{1}, who had lost [d] <own>, called {2}.", "{1} called {2}, who had lost [d] <own>."),
-        ("When {1} was in the <room>, {2} called [o].",
-         "{1} was in the <room>, saw {2} and called [o]."),
-        ("{1} sat in [d] own house, and {2} in the rain.",
-         "{1} sat in the rain, and {2} in [d] own house."),
-        ("{1} was tired, so [s] left, and {2} stayed.",
-         "{1} stayed, but {2} was tired, so [s] left."),
-        ("{1}, who <vp> at [d] own house, called {2}.",
-         "{1} called {2}, who <vp> at [d] own house."),
-        ("{1} left, and then {2} called [o].", "{1} left with {2} and thanked [o]."),
-        ("{1} came to the <room>, so {2} hugged [o].",
-         "{1} found {2} in the <room> and hugged [o]."),
-        ("{1} was hungry, so [s] <vp>. {2} was not.", "{1} was not hungry. {2} was, so [s] <vp>."),
-    ],
-}  # fmt: skip

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from card import model_card
 from figures import measure
-from mixture import LATER_SHARES, SHARES, Example, draw_example
+from mixture import Example, draw_example
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vocabulary import build_tokenizer
 
@@ -28,9 +28,6 @@ from tasks import coreference_items, skill_items, write_jsonl
 NAME = "coref-2m"
 TEXT_EVERY = 6
 TEXT_WEIGHT = 0.3
-STAGE = 1200
-DECAY = 2000
-"""Where the second stage starts, and where the rate begins to fall."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -38,14 +35,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
+        hidden_size=144,
         intermediate_size=448,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
         max_position_embeddings=256,
         rope_theta=10_000.0,
-        initializer_range=0.04,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -54,50 +50,57 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
+def start_from(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Take over an earlier checkpoint; its vocabulary may differ, tokens are matched by text."""
+    earlier = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    places = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
+    model.model.layers.load_state_dict(earlier.model.layers.state_dict())
+    model.model.norm.load_state_dict(earlier.model.norm.state_dict())
+    with torch.no_grad():
+        for token, place in tokenizer.get_vocab().items():
+            if token in places:
+                rows = model.get_input_embeddings().weight
+                rows[place] = earlier.get_input_embeddings().weight[places[token]]
+
+
 def rate(step: int, steps: int) -> float:
-    """Warm-up, a time of large steps, small steps up to ``DECAY`` and a cosine to the end."""
-    if step < 800:
-        return 2e-3 * min(1.0, (step + 1) / 100)
-    part = max(0.0, (step - DECAY) / (steps - DECAY))
-    return 7e-4 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+    """Warm-up, constant to 40 %, then a cosine down to 2 %."""
+    flat = int(0.4 * steps)
+    part = max(0.0, (step - flat) / (steps - flat))
+    return 1e-3 * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
 def draw_batch(step: int, size: int, seed: int) -> list[list[Example]]:
-    """One batch in two halves, short and long prompts, so that little is padding.
-
-    In both stages the wordings are few at first and grow to all of them: the first stage teaches
-    to answer with an option, the second to look who the evidence is about.
-    """
+    """One batch in two halves, short and long prompts, so that little is padding."""
     rng = random.Random(f"batch {seed} {step}")
-    if step < STAGE:
-        variety, shares = 0.02 + (step / 1200) ** 2, SHARES
-    else:
-        variety, shares = 0.01 + ((step - STAGE) / 700) ** 2, LATER_SHARES
-    drawn = [draw_example(rng, min(1.0, variety), shares) for _ in range(size)]
+    drawn = [draw_example(rng) for _ in range(size)]
     drawn.sort(key=lambda example: len(example.prompt.split()))
     return [drawn[: size // 2], drawn[size // 2 :]]
+
+
+def conversation(example: Example) -> str:
+    """The text of an example, with its likeliest answer."""
+    if not example.target:
+        return f"<s>{example.prompt}</s>"
+    answer = max(example.target, key=example.target.__getitem__)
+    return f"<s><|user|>{example.prompt}<|assistant|>{answer}</s>"
 
 
 def loss_on(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Example]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy to each answer distribution, and the mean one of the text of some rows."""
-    texts = [
-        f"<s><|user|>{e.prompt}<|assistant|>{max(e.target, key=e.target.__getitem__)}</s>"
-        if e.target else f"<s>{e.prompt}</s>"
-        for e in batch
-    ]  # fmt: skip
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows = tokenizer([conversation(e) for e in batch], add_special_tokens=False)["input_ids"]
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row)
     hidden = model.model(ids, use_cache=False).last_hidden_state
 
-    asked = [index for index, example in enumerate(batch) if example.target]
-    ends = torch.tensor([len(rows[index]) - 3 for index in asked])
-    logits = model.lm_head(hidden[torch.tensor(asked), ends])
+    replies = ids == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    logits = model.lm_head(hidden[replies])
     target = torch.zeros_like(logits)
+    asked = [index for index, example in enumerate(batch) if example.target]
     for place, index in enumerate(asked):
         words = batch[index].target
         tokens = tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in words])
@@ -108,9 +111,7 @@ def loss_on(
     chosen = torch.tensor(plain + asked[::TEXT_EVERY])
     labels = ids[chosen, 1:].clone()
     labels[labels == tokenizer.pad_token_id] = -100
-    for place, index in enumerate(chosen.tolist()):
-        if batch[index].target:
-            labels[place, len(rows[index]) - 3] = -100
+    labels[replies[chosen, :-1]] = -100
     keep = labels != -100
     text_logits = model.lm_head(hidden[chosen, :-1][keep])
     return answer_losses, F.cross_entropy(text_logits, labels[keep])
@@ -123,9 +124,10 @@ def train(
     state_path: Path,
 ) -> float:
     """Train in place; returns the wall time in seconds over all resumed parts."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     step, spent = 0, 0.0
     if state_path.exists():
@@ -143,9 +145,9 @@ def train(
             answers, text = loss_on(model, tokenizer, batch)
             loss = answers.sum() / args.batch + TEXT_WEIGHT / 2 * text
             loss.backward()
-            asked = [example for example in batch if example.target]
-            for example, value in zip(asked, answers.tolist(), strict=True):
-                seen[example.kind].append(value)
+            kinds = [example.kind for example in batch if example.target]
+            for kind, value in zip(kinds, answers.tolist(), strict=True):
+                seen[kind].append(value)
             seen["text"].append(text.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -165,8 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--start", type=Path, help="an earlier checkpoint to go on from")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -180,6 +183,8 @@ def main() -> None:
 
     tokenizer = build_tokenizer(args.seed)
     model = build_model(tokenizer, args.seed)
+    if args.start:
+        start_from(args.start, model, tokenizer)
     seconds = train(model, tokenizer, args, args.out / "state.pt")
 
     model = model.to(torch.float16)

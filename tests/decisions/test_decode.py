@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from equipoise.decisions import Decisions
 from equipoise.decisions.decode import SeededHashLogitsProcessor, seeded_hash, uniform_hash
 from equipoise.models import Model
 from equipoise.tasks.item import Item
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def twins(n: int, attribute: bool = True) -> tuple[Item, ...]:

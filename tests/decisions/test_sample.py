@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from equipoise.decisions.sample import parse_answer, sample_answers, sample_log_probs
 from equipoise.models import Model
 from equipoise.tasks.item import Item
-from hypothesis import given
-from hypothesis import strategies as st
 
 WHO = Item(
     id="who",

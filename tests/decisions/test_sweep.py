@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from equipoise.decisions.decide import decide, score_texts
 from equipoise.decisions.encode import encode_item
 from equipoise.decisions.score import score
@@ -57,8 +58,6 @@ def slow(
         for option in item.options
     ]
     nodes = {option[:end] for option in options for end in range(len(option))}
-    # The last tokens that all options share cannot be the end of one, so a node is missing only
-    # where an option ends.
     steered = {
         node: next_token(model, [*prompt, *node], len(prompt), steering, strength) for node in nodes
     }
@@ -86,9 +85,10 @@ def test_scores_and_kl_are_those_of_the_slow_reading(tiny: Model, scope: str) ->
         for i, item in enumerate(ITEMS):
             scores, kl = slow(tiny, item, steering, strength)
             assert decisions.scores[i, : len(scores)] == pytest.approx(scores, abs=1e-4)
-            assert decisions.kl[i] == pytest.approx(kl, rel=1e-3, abs=1e-5)
+            assert decisions.kl[i] == pytest.approx(kl, rel=1e-3, abs=1e-8)
             moved = max(moved, kl)
-    assert moved > 0.01
+    # In scope "generated" only tokens within an option differ, and these are seldom reached.
+    assert moved > (1e-5 if scope == "generated" else 0.01)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -145,6 +145,7 @@ def test_strength_without_a_steering_is_refused(tiny: Model) -> None:
         score_texts(tiny, ["He left."], strengths=[0.5])
 
 
+@pytest.mark.filterwarnings("ignore:strength outside")
 def test_strength_outside_0_to_1_warns_and_works(tiny: Model) -> None:
     steering = steering_for(tiny)
     with pytest.warns(UserWarning, match="extrapolates"):

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
+
 from equipoise.decisions import Decisions
 from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
 from equipoise.fairness import per_occupation_bias
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.pools import Stratified
 from equipoise.methods.dso.train import Trainer
 from equipoise.models import Model
 from equipoise.steering import Steering
@@ -21,7 +24,6 @@ from equipoise.study.study import anchors_of
 from equipoise.tasks import Task
 from equipoise.tasks.item import Item
 from small_tasks import small_task
-from transformers import MistralConfig, MistralForCausalLM
 
 SMALL: dict[str, Any] = {"steps": 6, "twins_per_step": 4, "anchors_per_step": 3}
 TEXTS = ("The nurse said that she left the office.", "He was at the station. " * 8)
@@ -93,6 +95,20 @@ def test_same_seed_same_steering(tiny: Model) -> None:
     assert not tensors_equal(one.steering, fit(tiny, seed=4).steering)
 
 
+def test_every_step_draws_anew(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    draw = Stratified.draw
+
+    def noting(self: Stratified, n: int, generator: torch.Generator) -> Any:
+        found = draw(self, n, generator)
+        drawn.append(tuple(found[0]))
+        return found
+
+    monkeypatch.setattr(Stratified, "draw", noting)
+    fit(tiny, task=small_task((4, 4, 4, 4)))
+    assert len(set(drawn)) == 6
+
+
 # ---- checkpoints
 
 
@@ -142,9 +158,9 @@ def test_resumed_is_the_uninterrupted_fit(
 
 
 def test_checkpoint_of_another_run_is_ignored(tiny: Model, tmp_path: Path) -> None:
-    kept = {"checkpoint_every": 1}
+    kept = {"checkpoint_every": 1, "steps": 2}
     with pytest.raises(Interrupted):
-        fit(tiny, kept, checkpoint=tmp_path, progress=stop_after(4))
+        fit(tiny, kept, checkpoint=tmp_path, progress=stop_after(2))
     for change in (
         {"settings": kept | {"learning_rate": 0.01}},
         {"seed": 5},

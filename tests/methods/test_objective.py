@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from equipoise.methods.dso import objective
 from equipoise.methods.dso.policy import Rollout
-from torch import Tensor
 
 INF = float("inf")
 

@@ -7,15 +7,16 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from equipoise.decisions import Decisions
 from equipoise.errors import EquipoiseError
 from equipoise.fairness import per_occupation_bias
 from equipoise.methods.dso.pools import Labels, Stratified
 from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.tasks.item import Item
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 SIDES = ("pro", "anti", "abstain")
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -19,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    SiglipVisionConfig,
 )
 
 from equipoise.models.backbone import Site, norm_sites
@@ -54,6 +57,27 @@ def gemma3(**settings: object) -> PreTrainedModel:
     return Gemma3ForCausalLM(Gemma3TextConfig(**{**sizes, "layer_types": kinds, **settings}))
 
 
+def gemma3_vlm(**settings: object) -> PreTrainedModel:
+    """A vision-language model: its backbone gets a dict of 4-D masks, never the 2-D one."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    # The image tokens lie beyond the text vocabulary that prompts are drawn from.
+    tokens = {"image_token_id": 63, "boi_token_index": 62, "eoi_token_index": 61}
+    config = Gemma3Config(
+        text_config=gemma3(vocab_size=64, **settings).config,
+        vision_config=SiglipVisionConfig(**vision),
+        mm_tokens_per_image=4,
+        **tokens,
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
 def gpt2(**settings: object) -> PreTrainedModel:
     sizes = {
         "vocab_size": VOCABULARY,
@@ -85,6 +109,7 @@ FAMILIES: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": llama,
     "qwen2": qwen2,
     "gemma3": gemma3,
+    "gemma3-vlm": gemma3_vlm,
     "gpt2": gpt2,
 }
 

@@ -124,6 +124,13 @@ def test_a_path_that_cannot_be_written(steering, tmp_path):
         steering.save_pretrained(tmp_path / "file")
 
 
+def test_info_that_is_no_json(model, tmp_path):
+    steering = random_steering(model, info=SteeringInfo(extra={"model": model}))
+    with pytest.raises(SteeringError, match="JSON"):
+        steering.save_pretrained(tmp_path / "steering")
+    assert not (tmp_path / "steering").exists()
+
+
 def test_missing_and_extra_tensors(folder):
     path = folder / "steering.safetensors"
     tensors = load_file(path)

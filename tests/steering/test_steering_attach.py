@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from steering_oracle import steered_logits
+from steering_oracle import greedy, steered_logits
 from steering_zoo import FAMILIES, build, llama, padded, prompts, random_steering
 from transformers import DynamicCache
 
@@ -206,6 +206,16 @@ def test_several_steerings_each_at_its_strength(model):
     torch.testing.assert_close(both[0], wanted, atol=5e-4, rtol=1e-3)
 
 
+def test_a_copy_of_a_steering_is_another_steering(model):
+    one = random_steering(model)
+    two, ids = copy.deepcopy(one), torch.tensor([prompts()[0]])
+    assert (one.digest, one.uid == two.uid) == (two.digest, False)
+    with one.applied(model, strength=0.5):
+        alone = logits(model, ids)
+        with two.applied(model, strength=0.5):
+            assert not torch.equal(logits(model, ids), alone)
+
+
 def test_an_exception_leaves_the_base(model):
     ids = torch.tensor([prompts()[0]])
     before = logits(model, ids)
@@ -292,7 +302,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
 
     with steering.applied(model) as attachment:
         wanted = gradients()
-        model.gradient_checkpointing_enable()
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)()
         model.train()
         for found, expected in zip(gradients(), wanted, strict=True):
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -401,3 +412,36 @@ def test_mistakes_say_what_differs(model):
             Steering({key: Scale(torch.ones(4))})
     with pytest.raises(SteeringError, match="at least one"):
         Steering({})
+
+
+def test_accelerate_places_the_weights(model):
+    """Hooks that move and bring weights, and a steering kept on another device or type."""
+    accelerate = pytest.importorskip("accelerate")
+    ids, steering = torch.tensor([prompts()[1]]), random_steering(model)
+    with steering.applied(model, strength=0.5):
+        wanted = logits(model, ids)
+    placed = accelerate.dispatch_model(build("llama"), {"": "cpu"}, force_hooks=True)
+    offloaded = accelerate.cpu_offload(build("llama"), execution_device="cpu")
+    for other in (placed, offloaded):
+        base = logits(other, ids)
+        with steering.applied(other, strength=0.5):
+            assert torch.equal(logits(other, ids), wanted)
+        assert torch.equal(logits(other, ids), base)
+    assert Steering.identity(offloaded).tensors()
+
+
+def test_plain_pipeline(model):
+    """Whoever calls the model for us calls the steered one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, pipeline
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(61)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0")
+    text = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    row = prompts()[1]
+    prompt = " ".join(f"w{i}" for i in row)
+    with random_steering(model, scope="prompt").applied(model, strength=1.0):
+        found = text(prompt, max_new_tokens=5, do_sample=False, return_tensors=True)[0]
+    wanted, _ = greedy(model, random_steering(model), row, 1.0, "prompt", 5)
+    assert found["generated_token_ids"][len(row) :] == wanted

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch._dynamo
 from steering_zoo import build, prompts, random_steering
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Steering
 
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.RMSNorm(8), nn.Linear(8, 8)
+
+    def forward(self, h):
+        return h + self.linear(self.norm(h))
+
+
+class Small(nn.Module):
+    """As little as a language model needs to be steered, for torch.compile is slow to trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=8)
+        self.embedding, self.blocks = nn.Embedding(61, 8), nn.ModuleList([Block()])
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.blocks[0](self.embedding(input_ids)))
+
+
+class Other(Small):
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.embedding(input_ids))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def model():
-    torch._dynamo.reset()
-    yield build("llama", num_hidden_layers=1)
-    torch._dynamo.reset()
+    torch.manual_seed(0)
+    return Small().eval().requires_grad_(False)
 
 
 def as_torch_ships():
@@ -27,7 +65,8 @@ def as_torch_ships():
 IDS = torch.tensor([prompts()[1]] * 2)
 
 
-def test_strengths_do_not_recompile_and_detaching_takes_effect(model):
+def test_strengths_do_not_recompile_and_detaching_takes_effect():
+    model = build("llama", num_hidden_layers=1)
     steering, counter = random_steering(model), CompileCounter()
     with torch.no_grad():
         base = model(IDS).logits
@@ -70,7 +109,7 @@ def test_a_model_compiled_before_raises(model, how):
 
 def test_another_model_that_was_compiled_is_no_reason(model):
     with as_torch_ships(), torch.no_grad():
-        torch.compile(build("gpt2", n_layer=1), backend="eager")(IDS)
+        torch.compile(Other(), backend="eager")(IDS)
     random_steering(model).attach(model).detach()
 
 

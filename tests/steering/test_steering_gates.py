@@ -14,6 +14,7 @@ from steering_zoo import FAMILIES, build, padded, prompts, random_steering
 from transformers import DynamicCache
 
 from equipoise.errors import SteeringError
+from equipoise.models.backbone import decoder_blocks
 from equipoise.steering import Affine, ProbeGate, Steering
 
 # Read before everything that is steered, at a steered site, and after steered sites.
@@ -21,7 +22,7 @@ GATE_SITES = {"early": "{}.0", "late": "{}.2"}
 
 
 def blocks(model):
-    return "transformer.h" if hasattr(model, "transformer") else "model.layers"
+    return decoder_blocks(model)[0][0].removesuffix(".0")
 
 
 def unsteered(model, site, row):

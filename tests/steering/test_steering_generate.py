@@ -149,3 +149,26 @@ def test_state_space_model(scope):
         tokens, logits = run(model, ids, mask)
     assert tokens[0].tolist() == wanted
     torch.testing.assert_close(logits[0], scores, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scope", ["all", "prompt", "last_prompt+generated"])
+def test_images_among_the_prompts(scope):
+    model = build("gemma3-vlm")
+    steering = random_steering(model, scope=scope)
+    rows = [[62, 63, 63, 63, 63, 61, 5, 9, 11], [63, 63, 63, 63, 7]]
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(4))
+
+    def along(ids, mask, pixel_values, **settings):
+        images = {"pixel_values": pixel_values, "token_type_ids": (ids == 63).long()}
+        return run(model, ids, mask, **images, **settings)[1]
+
+    ids, mask = padded(rows, "left")
+    with steering.applied(model, strength=[0.5, 1.0]):
+        found = along(ids, mask, pixels)
+        for settings in ({"use_cache": False}, {"cache_implementation": "static"}):
+            torch.testing.assert_close(along(ids, mask, pixels, **settings), found)
+    for i, strength in enumerate([0.5, 1.0]):
+        alone, ones = padded(rows[i : i + 1], "left")
+        with steering.applied(model, strength=strength):
+            wanted = along(alone, ones, pixels[i : i + 1])[0]
+        torch.testing.assert_close(found[i], wanted, atol=2e-4, rtol=1e-4)

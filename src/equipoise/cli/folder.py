@@ -75,10 +75,9 @@ class OutputFolder:
             stage = Path(name)
             write(stage)
             files = [path.relative_to(stage) for path in stage.rglob("*") if path.is_file()]
-            for last in _LAST:
-                # What is being replaced must not look complete while it is.
-                if any(file.name == last for file in files):
-                    (self.path / last).unlink(missing_ok=True)
+            for file in files:
+                if file.name in _LAST:  # what is being replaced must not look complete meanwhile
+                    (self.path / file).unlink(missing_ok=True)
             for file in sorted(files, key=lambda f: (f.name in _LAST, len(f.parts) == 1, f)):
                 target = self.path / file
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
     from equipoise.steering import Steering
@@ -100,21 +101,27 @@ class Options(BaseModel):
 
     def recorded(self) -> dict[str, Any]:
         """What belongs into the resolved config, ready for YAML; unset options are left out."""
-        kept = [n for n, f in type(self).model_fields.items() if flag_of(f.metadata).recorded]
+        kept = [n for n, f in type(self).model_fields.items() if flag_of(f).recorded]
         return self.model_dump(mode="json", include=set(kept), exclude_none=True)
 
 
-def flag_of(metadata: list[Any]) -> Flag:
-    """The flag among a field's metadata."""
-    return next((entry for entry in metadata if isinstance(entry, Flag)), Flag())
+def flag_of(info: FieldInfo) -> Flag:
+    """How a field is written."""
+    return next((entry for entry in info.metadata if isinstance(entry, Flag)), Flag())
+
+
+def flag_name(field: str, info: FieldInfo) -> str:
+    """``--max-capability-drop``, or ``MODEL`` for an argument."""
+    flag = flag_of(info)
+    if flag.argument:
+        return flag.metavar or field.upper()
+    return flag.name or f"--{field.replace('_', '-')}"
 
 
 class CommonOptions(Options):
     """What every command takes."""
 
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="every random choice follows from it"
-    )
+    seed: int = Field(0, ge=0, lt=2**31, description="every random choice follows from it")
     config: Annotated[Path | None, Flag("FILE.yaml", recorded=False)] = Field(
         None, description="read options from a file; flags override it"
     )

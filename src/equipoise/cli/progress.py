@@ -8,10 +8,18 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called as ``report(phase, done, of, figures)`` while work goes on."""
 
 # Figures worth a glance while a fit goes on, and what they are called.
 _SHOWN = {"bias": "bias", "kl_ambiguous": "KL", "kl_anchor": "KL anchors"}
@@ -37,7 +45,7 @@ class Bars:
             TextColumn("{task.fields[figures]}", style="dim"),
             console=console,
         )
-        self._bars: dict[str, int] = {}
+        self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,17 +60,13 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        """See ``Report``."""
         if phase not in self._bars:
             for bar in self._bars.values():
-                self._progress.stop_task(bar)  # type: ignore[arg-type]
+                self._progress.stop_task(bar)
             self._bars[phase] = self._progress.add_task(phase, total=of, figures="")
-        bar = self._bars[phase]
-        self._progress.update(
-            bar,  # type: ignore[arg-type]
-            completed=done,
-            total=of,
-            figures=describe(figures),
-        )
+        told = describe(figures)
+        self._progress.update(self._bars[phase], completed=done, total=of, figures=told)
 
 
 class Lines:
@@ -86,6 +90,7 @@ class Lines:
         self._say()
 
     def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        """See ``Report``."""
         now = time.monotonic()
         if phase != self._phase:
             self._say()

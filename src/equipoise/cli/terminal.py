@@ -42,6 +42,8 @@ class Terminal:
         self._warned: set[str] = set()
 
     def __enter__(self) -> Terminal:
+        if self.quiet or not self._err.is_terminal:
+            os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the libraries
         if self.machine:
             self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         self._stack.enter_context(warnings.catch_warnings())

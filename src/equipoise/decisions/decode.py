@@ -37,7 +37,8 @@ GENDERED_WORDS: tuple[str, ...] = (
 def uniform_hash(text: str, *, attribute: Iterable[str] = GENDERED_WORDS, seed: int = 0) -> float:
     """A number in [0, 1) that depends on the text less its attribute words, and on the seed."""
     words = sorted({re.escape(w) for w in attribute}, key=len, reverse=True)
-    masked = re.sub(rf"\b(?:{'|'.join(words)})\b", "\0", text, flags=re.I) if words else text
+    pattern = rf"(?<!\w)(?:{'|'.join(words)})(?!\w)"
+    masked = re.sub(pattern, "\0", text, flags=re.I) if words else text
     digest = hashlib.sha256(f"{seed}\n{masked}".encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,7 @@ from equipoise.steering import Steering
 from equipoise.suggest import did_you_mean
 from equipoise.tasks.item import Item, Task
 
+T = TypeVar("T")
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as ``progress(step, of, figures)`` after each step of a fit."""
 
@@ -39,6 +40,13 @@ class Anchors:
 
     def __bool__(self) -> bool:
         return bool(self.items or self.texts)
+
+
+def spread(values: Sequence[T], most: int) -> tuple[T, ...]:
+    """At most so many of the values, evenly spaced over them."""
+    if len(values) <= most:
+        return tuple(values)
+    return tuple(values[i * len(values) // most] for i in range(most))
 
 
 @dataclass(frozen=True)

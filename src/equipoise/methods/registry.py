@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equipoise.catalogue import Catalogue
-from equipoise.methods import dso
+from equipoise.methods import dso, fairsteer
 from equipoise.methods.method import Method
 
-METHODS = Catalogue("equipoise.methods", "method", Method, [dso.METHOD])
+METHODS = Catalogue("equipoise.methods", "method", Method, [dso.METHOD, fairsteer.METHOD])

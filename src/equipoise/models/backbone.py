@@ -16,10 +16,16 @@ Role = Literal["norm", "final_norm", "residual", "mlp", "heads"]
 # Norms inside attention or a state-space mixer: of queries, keys, values and their latents
 # (DeepSeek's ``q_a_layernorm``), of the step size and the B and C of a selective scan.
 _INNER_NORM = re.compile(
-    r"(q|k|v|kv|qk|query|key|value|dt|b|c)(_[ab])?_?(norm|layernorm|layer_norm)(_\w+)?"
-    r"|(norm|layernorm|ln)_(q|k|v)"
+    r"(q|k|v|kv|qk|query|key|value|dt|b|c|o)(_[ab])?_?(norm|layernorm|layer_norm)(_\w+)?"
+    r"|(norm|layernorm|ln)_(q|k|v)|k_rope_only_layernorm|groupnorm|multihead_norm"
 )
-_ROUTER = re.compile(r"router|^gate$")
+# Side computations of a block (routing, hyper-connections, per-layer embeddings), norms that a
+# decoder without an encoder never reaches, and what is beside the language backbone.
+_ASIDE = re.compile(
+    r"router|^gate$|_hc$|^hc_head$|^indexer$|^experts$|_expert_norm$|^(attention|mlp|final)_input$"
+    r"|^per_layer_projection_norm$|^(encoder|cross)_attn_layer_norm$|^encoder_decoder_attention$"
+    r"|vision|visual|^(img|image|audio|speech|protein)_|resampler|^adapter$|_extend$"
+)
 _MLP = ("mlp", "feed_forward", "ffn", "ff", "block_sparse_moe", "moe", "feedforward", "shared_mlp")
 _ATTENTION = re.compile(r"attn|attention")
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "attn_out", "proj")
@@ -77,11 +83,11 @@ def language_backbone(model: Model | nn.Module) -> tuple[str, nn.Module]:
     if embedding is None:
         raise SteeringError(f"{name} has no input embeddings: not a language model to steer")
     path = next(p for p, m in root.named_modules() if m is embedding)
-    # Usually the direct parent; some models wrap the embeddings in a module of their own.
+    # Usually the direct parent; some models wrap the embeddings, or the stack, in a module.
     while path:
         path = path.rpartition(".")[0]
         owner = root.get_submodule(path)
-        if any(_is_stack(child) for child in owner.children()):
+        if _stacks(owner):
             return path, owner
     raise SteeringError(f"{name} has no stack of decoder blocks beside its input embeddings")
 
@@ -90,8 +96,7 @@ def decoder_blocks(model: Model | nn.Module) -> list[tuple[str, nn.Module]]:
     """Path and module of each decoder block, in order."""
     prefix, backbone = language_backbone(model)
     name, stack = max(
-        ((n, c) for n, c in backbone.named_children() if _is_stack(c)),
-        key=lambda pair: sum(p.numel() for p in pair[1].parameters()),
+        _stacks(backbone), key=lambda pair: sum(p.numel() for p in pair[1].parameters())
     )
     return [(_join(prefix, name, str(i)), block) for i, block in enumerate(stack.children())]
 
@@ -181,8 +186,22 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _is_stack(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList) and len(module) > 0
+def _stacks(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Lists of blocks in a module, the nearest ones, with their paths in it."""
+    level: list[tuple[str, nn.Module]] = list(module.named_children())
+    while level:
+        found: list[tuple[str, nn.Module]] = [
+            (n, m) for n, m in level if isinstance(m, nn.ModuleList) and len(m) > 0
+        ]
+        if found:
+            return found
+        level = [
+            (f"{name}.{child}", inner)
+            for name, outer in level
+            if not _is_aside(name)
+            for child, inner in outer.named_children()
+        ]
+    return []
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -191,8 +210,11 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_inner(name: str) -> bool:
-    parts = name.lower().split(".")
-    return any(_INNER_NORM.fullmatch(part) or _ROUTER.search(part) for part in parts)
+    return _is_aside(name) or any(_INNER_NORM.fullmatch(part) for part in name.lower().split("."))
+
+
+def _is_aside(name: str) -> bool:
+    return any(_ASIDE.search(part) for part in name.lower().split("."))
 
 
 def norm_width(module: nn.Module) -> int | None:

@@ -30,7 +30,10 @@ def fingerprint(model: Model | nn.Module) -> str:
     samples: list[Tensor] = []
     for name, parameter in root.named_parameters():
         if parameter.is_meta:
-            raise SteeringError(f"{name} is on the meta device or offloaded: its values are needed")
+            raise SteeringError(
+                f"{name} is on the meta device or offloaded, so the weights cannot be compared with "
+                "those the steering was made for; allow the mismatch to go on without"
+            )
         structure.update(f"{name}{tuple(parameter.shape)}".encode())
         samples.append(_sample(parameter))
     for sample in _to_cpu(samples):

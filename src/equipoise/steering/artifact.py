@@ -44,14 +44,17 @@ def save(steering: Steering, folder: str | PathLike[str], *, card: str | None = 
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    config = _config(steering)
+    try:
+        config = json.dumps(_config(steering), indent=2)
+    except (TypeError, ValueError) as error:
+        raise SteeringError(f"the steering's info holds what JSON cannot: {error}") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the final step is a rename on one file system.
         with tempfile.TemporaryDirectory(prefix=".steering-", dir=folder) as scratch:
             new = Path(scratch)
             save_file(steering.tensors(), new / TENSORS, metadata={"format": "pt"})
-            (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (new / CONFIG).write_text(config + "\n", encoding="utf-8")
             (new / CARD).write_text(card or default_card(steering), encoding="utf-8")
             # The config comes last: without it, or with an old one whose digest does not fit the
             # tensors, a folder is not read as an artifact.

@@ -30,6 +30,8 @@ class Attachment:
         model: The module it is attached to.
         sites: Modules steered, by site key.
         gate_first: Whether the gate's site comes before everything that is steered.
+        uid: Tells this steering, with its parameters as they now are, from any other.
+        static: Whether every token of a row is steered alike, whatever the row holds.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Attachment:
         self._mask: Tensor | None = None
         self._decision: Tensor | None = None
         self.gate_first = gate_first
+        self.uid = steering.uid
+        self.static = steering.scope.everywhere and steering.gate is None
         self._handles: list[Any] = []
         self._recompute = Recomputation()
         self.runtime = Runtime.of(model) or Runtime(backbone)
@@ -128,16 +132,6 @@ class Attachment:
         self.runtime.leave(self)
 
     # ---- what the hooks ask
-
-    @property
-    def uid(self) -> str:
-        """Tells this steering, with its parameters as they are now, from any other."""
-        return self.steering.uid
-
-    @property
-    def static(self) -> bool:
-        """Whether every token of a row is steered alike, without asking what the row holds."""
-        return self.steering.scope.everywhere and self.steering.gate is None
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -238,6 +232,7 @@ class Attachment:
         Raises:
             SteeringError: Its cache was filled at another strength or decision.
         """
+        self.uid = self.steering.uid
         if forward.past and self.touches(forward):
             self._check_cache(forward)
         if torch.is_grad_enabled():
@@ -294,6 +289,7 @@ class Attachment:
         Raises:
             SteeringError: The strengths do not fit its prompts.
         """
+        self.uid = self.steering.uid
         if not self.static and settings.get("guidance_scale", 1) != 1:
             raise SteeringError("classifier-free guidance with a token scope or a gate")
         n, prompts = self._strength.numel(), generation.prompts

@@ -172,9 +172,8 @@ class Forward:
         if generation is not None:
             if not generation.padding_known:
                 raise SteeringError(_UNTOLD)
-            mask = self.expand(generation.mask.to(self.device), "prompts")
-            more = width - mask.shape[1]
-            return torch.nn.functional.pad(mask, (0, more), value=True) if more > 0 else mask
+            mask = self.expand(generation.mask.to(self.device), "prompts")[:, :width]
+            return torch.nn.functional.pad(mask, (0, width - mask.shape[1]), value=True)
         if self.masked:
             raise SteeringError(
                 "the attention mask does not tell the padding: a token scope or a gate needs a "

@@ -82,11 +82,9 @@ def to_onnx(steering: Steering, path: str | PathLike[str]) -> Path:
     """Write a steering as an ONNX graph with the strength as an input.
 
     For each site the graph has an input ``h:KEY`` and an output ``steered:KEY``, both float32
-    [..., d], and there is one more input, ``strength``: ω, float32, a scalar or any shape that
-    broadcasts against the activations ([rows, 1, 1] for one per row). A runtime that has the
-    activations of some sites evaluates only their outputs; composed into a model's graph
-    (``onnx.compose``), it makes the model steerable there. Which tokens are steered, and when, is
-    the runtime's to decide.
+    [rows, tokens, d], and there is one more input, ``strength``: ω, float32 [rows or 1, 1, 1].
+    Merged into a model's graph (``onnx.compose``) between each site and its readers, it makes
+    that model steerable.
 
     Args:
         steering: Any transforms; without a gate.
@@ -101,7 +99,7 @@ def to_onnx(steering: Steering, path: str | PathLike[str]) -> Path:
     onnx, path = _need("onnx"), Path(path)
     _check_everywhere(steering, "this ONNX graph")
     graph = _Graph(onnx)
-    graph.take("strength")
+    graph.take("strength", ["strengths", 1, 1])
     for key, transform in steering.transforms.items():
         graph.steer(key, transform)
     model = graph.model(
@@ -125,13 +123,12 @@ class _Graph:
         self.outputs: list[Any] = []
         self.constants: list[Any] = []
 
-    def take(self, name: str) -> str:
-        self.inputs.append(self._value(name))
+    def take(self, name: str, shape: list[str | int]) -> str:
+        self.inputs.append(self._value(name, shape))
         return name
 
-    def _value(self, name: str) -> Any:
-        # No shape: any batch and length is fine.
-        return self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, None)
+    def _value(self, name: str, shape: list[str | int]) -> Any:
+        return self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
 
     def constant(self, name: str, value: Tensor) -> str:
         array = value.detach().float().cpu().numpy()
@@ -143,7 +140,8 @@ class _Graph:
         return result
 
     def steer(self, key: str, transform: Transform) -> None:
-        h = self.take(f"h:{key}")
+        shape: list[str | int] = ["rows", "tokens", transform.width]
+        h = self.take(f"h:{key}", shape)
         slope, shift = affine_form(transform)
         change = None
         if slope is not None:
@@ -153,7 +151,7 @@ class _Graph:
             change = b if change is None else self.apply("Add", change, b, f"{key}:change")
         assert change is not None  # a transform has one of the two
         scaled = self.apply("Mul", "strength", change, f"{key}:scaled")
-        self.outputs.append(self._value(self.apply("Add", h, scaled, f"steered:{key}")))
+        self.outputs.append(self._value(self.apply("Add", h, scaled, f"steered:{key}"), shape))
 
     def model(self, metadata: dict[str, str]) -> Any:
         helper = self.onnx.helper

@@ -77,7 +77,13 @@ def plan(model: PreTrainedModel, steering: Steering, strength: float, ways_out: 
     for key, transform in steering.transforms.items():
         address = Address.parse(key)
         module = address.find(model)
-        _check_norm(key, address, module, owners)
+        if address.input or (norm_width(module) is None and address.path not in sites):
+            raise SteeringError(
+                f"cannot fold the steering of {key}: only what a norm returns can be folded (this "
+                f"is {'the input of ' if address.input else ''}a {type(module).__name__}); serve "
+                "it attached"
+            )
+        _check_unshared(key, module, owners)
         gain, shift = _affine(transform, strength)
         if address.span:
             gain, shift = _widen(gain, 1.0, address, module), _widen(shift, 0.0, address, module)
@@ -106,13 +112,7 @@ def _affine(transform: Transform, strength: float) -> tuple[Tensor, Tensor]:
     return one + scaled(slope), scaled(shift)
 
 
-def _check_norm(key: str, address: Address, module: nn.Module, owners: dict[int, set[int]]) -> None:
-    if address.input or norm_width(module) is None:
-        raise SteeringError(
-            f"cannot fold the steering of {key}: only what a norm returns can be folded (this is "
-            f"{'the input of ' if address.input else ''}a {type(module).__name__}); serve it "
-            "attached"
-        )
+def _check_unshared(key: str, module: nn.Module, owners: dict[int, set[int]]) -> None:
     for parameter in module.parameters(recurse=False):
         if owners[id(parameter)] != {id(module)}:
             raise SteeringError(

@@ -33,19 +33,75 @@ class Home:
     flags: Mapping[str, bool] = field(default_factory=dict)
 
 
-_ATTENTION_FLAG = Home(_QKV, {"attention_bias": True})
-_ATTENTION_OWN = Home(_QKV)
-_MLP_FLAG = Home(_GATE_UP, {"mlp_bias": True})
+_ATTENTION = {"input_layernorm": Home(_QKV, {"attention_bias": True})}
+_ATTENTION_OWN = {"input_layernorm": Home(_QKV)}
+_LATENT_ATTENTION = {
+    "input_layernorm": Home(
+        ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"), {"attention_bias": True}
+    )
+}
+_MLP = {"post_attention_layernorm": Home(_GATE_UP, {"mlp_bias": True})}
+_ERNIE = {
+    "input_layernorm": Home(_QKV, {"use_bias": True}),
+    "post_attention_layernorm": Home(_GATE_UP, {"use_bias": True}),
+}
+_MAMBA = {"norm": Home(("mixer.in_proj",), {"use_bias": True})}
+_FEED_FORWARD = {
+    "pre_ff_layernorm": Home(("feed_forward.gate_proj", "feed_forward.up_proj"), {"mlp_bias": True})
+}
 
 # By model type of the text configuration, then by the norm's name within its block: the readers,
-# relative to the block. A norm that is not listed has no home there.
+# relative to the block. A norm that is not listed, or a block that lacks a listed reader (another
+# kind of layer, a mixture of experts), has no home there. ``scripts/walk_architectures.py`` folds
+# biases into every one of these and compares logits.
 READERS: Mapping[str, Mapping[str, Home]] = {
-    "llama": {"input_layernorm": _ATTENTION_FLAG, "post_attention_layernorm": _MLP_FLAG},
-    "qwen2": {"input_layernorm": _ATTENTION_OWN},
-    "qwen2_5_vl_text": {"input_layernorm": _ATTENTION_OWN},
-    "qwen3": {"input_layernorm": _ATTENTION_FLAG},
-    "gemma2": {"input_layernorm": _ATTENTION_FLAG},
-    "gemma3_text": {"input_layernorm": _ATTENTION_FLAG},
+    **dict.fromkeys(
+        (
+            *("chameleon", "doge", "evolla", "granite", "granite4_vision_text"),
+            *("granite_docling_text", "granite_swa", "helium", "hyperclovax", "internlm3"),
+            *("iquestcoder", "llama", "seed_oss", "smollm3"),
+        ),
+        {**_ATTENTION, **_MLP},
+    ),
+    **dict.fromkeys(
+        (
+            *("aria_text", "deepseek_ocr2_text", "diffllama", "dots1", "flint", "gemma", "gemma2"),
+            *("gemma3_text", "gemma4_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe"),
+            *("glm4v_moe_text", "glm4v_text", "gpt_oss", "granitemoe", "granitemoe_swa"),
+            *("granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text"),
+            *("llama4_text", "mellum", "mimo_v2_flash", "olmoe", "qwen3", "qwen3_5_moe_text"),
+            *("qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_text"),
+            *("qwen3_vl_moe_text", "qwen3_vl_text", "solar_open", "unlimited_ocr_text"),
+            "vaultgemma",
+        ),
+        _ATTENTION,
+    ),
+    **dict.fromkeys(
+        ("qwen2", "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text"),
+        _ATTENTION_OWN,
+    ),
+    **dict.fromkeys(
+        ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"),
+        _LATENT_ATTENTION,
+    ),
+    **dict.fromkeys(("ernie4_5", "paddleocr_vl_text"), _ERNIE),
+    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2"), _MAMBA),
+    **dict.fromkeys(("bamba", "falcon_h1"), _FEED_FORWARD),
+    "apertus": {"attention_layernorm": _ATTENTION["input_layernorm"]},
+    "arcee": {
+        **_ATTENTION,
+        "post_attention_layernorm": Home(("mlp.up_proj",), {"mlp_bias": True}),
+    },
+    "cwm": _MLP,
+    "minicpm3": {**_LATENT_ATTENTION, **_MLP},
+    "modernbert-decoder": {
+        "attn_norm": Home(("attn.q_proj", "attn.k_proj", "attn.v_proj"), {"attention_bias": True}),
+        "mlp_norm": Home(("mlp.Wi",), {"mlp_bias": True}),
+    },
+    "recurrent_gemma": {
+        "temporal_pre_norm": Home(("temporal_block.linear_x", "temporal_block.linear_y")),
+        "channel_pre_norm": Home(("mlp_block.gate_proj", "mlp_block.up_proj")),
+    },
 }
 
 
@@ -59,11 +115,16 @@ def bias_home(model: Model | nn.Module, site: Site) -> Home | None:
     Returns:
         A home whose paths start at the model's root.
     """
-    module = unwrap(model).get_submodule(site.path)
+    root = unwrap(model)
+    module = root.get_submodule(site.path)
     if isinstance(getattr(module, "bias", None), nn.Parameter):
         return Home()
     block, _, name = site.path.rpartition(".")
     home = READERS.get(text_config(model).model_type, {}).get(name)
     if home is None or site.layer is None:
         return None
-    return Home(tuple(f"{block}.{linear}" for linear in home.linears), home.flags)
+    linears = tuple(f"{block}.{linear}" for linear in home.linears)
+    have = dict(root.get_submodule(block).named_modules(prefix=block))
+    if not all(isinstance(have.get(linear), nn.Linear) for linear in linears):
+        return None
+    return Home(linears, home.flags)

@@ -11,7 +11,7 @@ from equipoise.errors import SteeringError
 from equipoise.steering.address import Address, activation
 from equipoise.steering.gates import Gate
 from equipoise.steering.reading import decide_rows
-from equipoise.steering.transforms import Coefficients, Transform
+from equipoise.steering.transforms import Coefficients, Transform, version_of
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
@@ -55,7 +55,7 @@ class SiteHook:
         if torch.compiler.is_compiling() or not attachment.static or torch.is_grad_enabled():
             return self.transform.prepare(attachment.factor(h, self.address.path), h)
         rows = attachment.batch(h) if attachment.strength.ndim else None
-        versions = [_version(p) for p in self._parameters]
+        versions = [version_of(p) for p in self._parameters]
         state = (attachment.token, h.dtype, h.device, rows, versions)
         if self._kept is None or self._kept[0] != state:
             factor = attachment.factor(h, self.address.path)
@@ -103,7 +103,3 @@ class GateHook:
         else:
             with torch.no_grad():
                 forward.token_decisions[uid] = self.gate(h)
-
-
-def _version(parameter: Tensor) -> int:
-    return -1 if parameter.is_inference() else parameter._version

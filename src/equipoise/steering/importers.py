@@ -1,4 +1,4 @@
-"""Steerings made elsewhere: DSO training scripts, GGUF control vectors, steering-vectors objects."""
+"""Steerings made elsewhere: DSO scripts, GGUF control vectors, steering-vectors objects."""
 
 from __future__ import annotations
 
@@ -208,7 +208,9 @@ def _flat(value: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Tenso
 
 
 def _vector(value: Tensor | np.ndarray, name: str, path: Path) -> Tensor:
-    vector = torch.as_tensor(value).detach().float().squeeze().clone()
+    # A copy: the arrays of a mapped file are read-only, which torch does not know.
+    vector = torch.tensor(value) if not isinstance(value, Tensor) else value.detach().clone()
+    vector = vector.float().squeeze()
     if vector.ndim != 1:
         raise SteeringError(f"{path}: {name} has shape {tuple(value.shape)}; want a vector")
     if not bool(vector.isfinite().all()):

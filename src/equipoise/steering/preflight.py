@@ -38,11 +38,11 @@ def check_attachable(
                 raise SteeringError(f"{other} and {key} {what}: it would be steered twice")
         seen[id(module), address.input].append((key, address))
         sites[key] = module
-    if any(p.is_meta for module in sites.values() for p in module.parameters()):
+    if any(p.is_meta and not _offloaded(m) for m in sites.values() for p in m.parameters()):
         raise SteeringError("the model is on the meta device: load its weights first")
     check_not_compiled(root)
     runtime = Runtime.of(root)
-    if runtime and any(a.steering is steering for a in runtime.attachments):
+    if runtime and any(a.steering.uid == steering.uid for a in runtime.attachments):
         raise SteeringError("this steering is attached to this model already")
     expected = steering.info.fingerprint
     if expected and not allow_mismatch:
@@ -50,6 +50,11 @@ def check_attachable(
         if found != expected:
             raise SteeringError(explain(expected, found, steering.info.base_model_name_or_path))
     return sites
+
+
+def _offloaded(module: nn.Module) -> bool:
+    """Whether accelerate brings the module's weights when it is called."""
+    return getattr(getattr(module, "_hf_hook", None), "offload", False)
 
 
 def precedes(steering: Steering, root: nn.Module) -> bool:

@@ -144,13 +144,15 @@ class Runtime:
             attachment.begin(forward, given)
 
     def _check_no_stranger(self, forward: Forward) -> None:
-        here = {attachment.uid for attachment in self.attachments}
-        filled = forward.stamp.strengths if forward.stamp else {}
-        if any(any(values) for uid, values in filled.items() if uid not in here):
-            raise SteeringError(
-                "the cache was filled under a steering that is no longer attached, or that was "
-                "changed since: start from an empty cache"
-            )
+        if forward.stamp is None:
+            return
+        here = {attachment.steering.uid for attachment in self.attachments}
+        for uid, values in forward.stamp.strengths.items():
+            if uid not in here and any(values):
+                raise SteeringError(
+                    "the cache was filled under a steering that is no longer attached, or that "
+                    "was changed since: start from an empty cache"
+                )
 
     def end(self, output: Any) -> None:
         """A forward pass of the backbone is over: note in its cache what filled it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import uuid
@@ -24,10 +25,12 @@ from equipoise.steering.info import Parameters, SteeringInfo
 from equipoise.steering.preflight import check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
-from equipoise.steering.transforms import Affine, Transform
+from equipoise.steering.transforms import Affine, Transform, version_of
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from transformers import PreTrainedModel
 
 
 class Steering:
@@ -60,6 +63,7 @@ class Steering:
         self.gate = gate
         self.info = info or SteeringInfo()
         self._name = uuid.uuid4().hex
+        self._all = list(self.parameters())  # kept: asked for at every pass
 
     @classmethod
     def identity(
@@ -89,7 +93,7 @@ class Steering:
         transforms: dict[str, Transform] = {}
         for site in norm_sites(model, final=final_norm):
             weight = next(root.get_submodule(site.path).parameters(), None)
-            device = weight.device if weight is not None else None
+            device = None if weight is None or weight.is_meta else weight.device
             home = site.role != "final_norm" and bias_home(model, site) is not None
             slope, bias = parameters != "bias", parameters != "slope" and (home or not foldable)
             if slope or bias:
@@ -146,8 +150,7 @@ class Steering:
     @property
     def uid(self) -> str:
         """Names this steering and the state of its parameters, within this process."""
-        versions = sum(0 if p.is_inference() else p._version for p in self.parameters())
-        return f"{self._name}.{versions}"
+        return f"{self._name}.{sum(map(version_of, self._all))}"
 
     def structure(self) -> dict[str, Any]:
         """All but the tensors, as JSON: transforms by site, scope, gate."""
@@ -201,7 +204,27 @@ class Steering:
         finally:
             attachment.detach()
 
+    def fold(
+        self,
+        model: Model | nn.Module,
+        strength: float,
+        *,
+        allow_mismatch: bool = False,
+        as_llama: bool = False,
+    ) -> PreTrainedModel:
+        """The model steered at one strength, as ordinary weights; see :mod:`.fold`."""
+        from equipoise.steering.fold import fold
+
+        return fold(model, self, strength, allow_mismatch=allow_mismatch, as_llama=as_llama)
+
     # ---- keeping
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Steering:
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        other._name = uuid.uuid4().hex  # it may change without this one
+        return other
 
     def save_pretrained(self, folder: str | PathLike[str], *, card: str | None = None) -> Path:
         """Write the artifact; see :func:`equipoise.steering.artifact.save`."""

@@ -52,6 +52,11 @@ class Transform(nn.Module):
         return self.steer(h, self.prepare(strength, h))
 
 
+def version_of(parameter: Tensor) -> int:
+    """Counts the in-place changes of a parameter (not those through ``.data``)."""
+    return 0 if parameter.is_inference() else parameter._version
+
+
 def _vector(value: Tensor, name: str) -> nn.Parameter:
     if value.ndim != 1 or not value.is_floating_point():
         raise SteeringError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.method import Progress
+from equipoise.methods.method import Progress, spread
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
@@ -84,14 +84,7 @@ def anchors_of(
     for one in capability:
         items += one.questions(split)
         texts += one.texts(split)
-    return Anchors(_spread(items), _spread(texts))
-
-
-def _spread(values: list[Any]) -> tuple[Any, ...]:
-    """At most MAX_ANCHORS of them, evenly spaced."""
-    if len(values) <= MAX_ANCHORS:
-        return tuple(values)
-    return tuple(values[int(i)] for i in np.linspace(0, len(values) - 1, MAX_ANCHORS))
+    return Anchors(spread(items, MAX_ANCHORS), spread(texts, MAX_ANCHORS))
 
 
 def fit(

@@ -18,7 +18,7 @@ from typing import Literal
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
 from equipoise.tasks.bbq_rows import HUB_ID, Row, rows_of_folder, rows_of_hub
-from equipoise.tasks.bbq_templates import generate_rows
+from equipoise.tasks.bbq_templates import CATEGORIES, generate_rows
 from equipoise.tasks.item import Item, Side, Task
 from equipoise.tasks.letters import LETTERS, hashed_order, lettered
 from equipoise.tasks.splits import assign_splits, digest, unit_hash
@@ -74,8 +74,11 @@ def build(
         raise EquipoiseError(f"bbq has 0 to {MAX_SHOTS} shots, got {shots}")
     if order not in ("hashed", "released"):
         raise EquipoiseError(f"order of bbq is 'hashed' or 'released', got {order!r}")
-    rows = _rows(data, generate=generate, draw=draw)
-    rows = _of_categories(rows, _names(categories) or sorted({row.category for row in rows}))
+    wanted = _names(categories)
+    rows = _generated(data, wanted, draw) if generate else _read(data)
+    if wanted:
+        kept = _known(wanted, rows)
+        rows = [row for row in rows if row.category in kept]
     usable = [row for row in rows if row.target is not None]
     if not usable:
         raise EquipoiseError(
@@ -93,14 +96,18 @@ def build(
     )
 
 
-def _rows(data: Path | None, *, generate: bool, draw: int) -> list[Row]:
-    if generate:
-        if data is None:
-            raise EquipoiseError(
-                "bbq: generate=true needs the folder of the official templates: --data PATH"
-            )
-        return list(generate_rows(data, draw=draw))
+def _read(data: Path | None) -> list[Row]:
     return list(rows_of_hub() if data is None else rows_of_folder(data))
+
+
+def _generated(data: Path | None, wanted: Sequence[str], draw: int) -> list[Row]:
+    """The rows generated from the templates, of the categories wanted or of all."""
+    if data is None:
+        raise EquipoiseError(
+            "bbq: generate=true needs the folder of the official templates: --data PATH"
+        )
+    known = frozenset(wanted) & frozenset(CATEGORIES)
+    return list(generate_rows(data, draw=draw, categories=known or CATEGORIES))
 
 
 def _names(names: str | Sequence[str]) -> list[str]:
@@ -117,11 +124,6 @@ def _known(names: Iterable[str], rows: Iterable[Row]) -> frozenset[str]:
                 f"there are: {', '.join(there)}"
             )
     return frozenset(names)
-
-
-def _of_categories(rows: list[Row], names: Collection[str]) -> list[Row]:
-    kept = _known(names, rows)
-    return [row for row in rows if row.category in kept]
 
 
 def _question(row: Row, order: Order) -> _Question:

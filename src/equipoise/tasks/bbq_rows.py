@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -211,6 +212,8 @@ def _names(answers: tuple[str, str, str], names: Sequence[str]) -> tuple[str, st
 
 def _as_said(context: str, infos: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The answers' names and groups, the groups corrected where the context states them."""
+    if "is trans" not in context and "is from a" not in context:
+        return infos
     for phrase, own, others in _SAID:
         for said, group in infos:
             if group != UNKNOWN and phrase.format(said) in context:
@@ -241,6 +244,7 @@ def _stereotyped(
     return fits[0] if len(fits) == 1 else None
 
 
+@cache
 def _word(group: str) -> str:
     word = " ".join(group.split()).casefold()
     return _SAME.get(word, word)

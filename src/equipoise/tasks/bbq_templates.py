@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations, product
 from pathlib import Path
@@ -77,12 +77,15 @@ class _Name:
 Pair = tuple[_Person, _Person]
 
 
-def generate_rows(folder: Path, *, draw: int = 0) -> Iterator[Row]:
-    """The questions of every category whose template file is there.
+def generate_rows(
+    folder: Path, *, draw: int = 0, categories: Collection[str] = CATEGORIES
+) -> Iterator[Row]:
+    """The questions of the categories whose template file is there.
 
     Args:
         folder: The official ``templates/`` (or the folder that holds it).
         draw: Another number, other names and wordings.
+        categories: Only these.
 
     Raises:
         EquipoiseError: No templates, or files that are not BBQ's.
@@ -94,6 +97,8 @@ def generate_rows(folder: Path, *, draw: int = 0) -> Iterator[Row]:
         raise EquipoiseError(f"{place}: no 'new_templates - CATEGORY.csv' of BBQ here")
     words = _Vocabulary(place)
     for category, path in files.items():
+        if category not in categories:
+            continue
         number = 0
         for line, frame in _table(path):
             if not frame["Ambiguous_Context"].strip():
@@ -276,8 +281,10 @@ def _crossed(
             slots = {"NAME": race.name, slot: word}
             people.append(_Person(f"{race.name} {word}", f"{trait}-{race.name}", slots))
     wanted = {f"{frame['Known_stereotyped_var2']}-{race}" for race in _stereotyped(frame)[:-1]}
-    targets = [person for person in people if person.group in wanted]
-    return targets, [person for person in people if person not in targets]
+    return (
+        [person for person in people if person.group in wanted],
+        [person for person in people if person.group not in wanted],
+    )
 
 
 def _stereotyped(frame: dict[str, str]) -> list[str]:

@@ -46,6 +46,7 @@ _ANSWERS = {  # label: what the prompt offers it as
 _SELECTED = ("stereotype", "toxic")
 _SCENARIO = re.compile(r'following context: "(.*?)", which one', re.DOTALL)
 _QUOTED = re.compile(r'"(.*)"\s*\n', re.DOTALL)
+_FIRST_WORDS = 5
 _OFFERED = re.compile(r"(?<!\d)([123])\. ")
 
 
@@ -64,7 +65,8 @@ def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
     """CEB's recognition and selection questions; ``part: axis`` is the context.
 
     All have a right answer: the task measures accuracy, and has no per-occupation bias. The
-    sentences about one scenario, in whichever part, go to one split together.
+    questions about one scenario are a twin; scenarios that begin with the same words, in whichever
+    part, go to one split together.
 
     Args:
         data: CEB's ``data/``, or the folder that holds it.
@@ -76,7 +78,7 @@ def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
     """
     names = _parts(parts, CHOICES) or list(_OWN)
     items: list[Item] = []
-    scenarios: dict[str, str] = {}
+    beginnings: dict[str, str] = {}
     for part in names:
         for where, name, number, row in _rows(data, CHOICES[part]):
             try:
@@ -84,10 +86,10 @@ def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
             except (KeyError, TypeError, ValueError) as error:
                 raise EquipoiseError(f"{where}: entry {number}: not of CEB ({error})") from None
             items.append(item)
-            scenarios[item.id] = digest("ceb", _scenario(row))
+            beginnings[item.id] = _beginning(row)
     return Task(
         name="ceb",
-        items=assign_splits(items, held_out=(), key=lambda item: scenarios[item.id]),
+        items=assign_splits(items, held_out=(), key=lambda item: beginnings[item.id]),
         notes=("CEB: no licence stated, do not pass it on; every item has a right answer",),
     )
 
@@ -165,12 +167,16 @@ def _scenario(row: dict[str, Any]) -> str:
     """What the questions about one situation share; a sentence without any is its own."""
     prompt = row["prompt"]
     if "context" in row:
-        shared = row["context"]
-    elif match := _SCENARIO.search(prompt):
-        shared = match[1]
-    elif "pronoun" in row:  # he and she versions
-        shared = re.sub(rf"\b{re.escape(row['pronoun'])}\b", "_", prompt)
-    else:
-        match = _QUOTED.search(prompt)
-        shared = match[1].removesuffix(row["sentence"]).strip() if match else ""
-    return " ".join((shared or prompt).split())
+        return " ".join(row["context"].split())
+    if match := _SCENARIO.search(prompt):
+        return " ".join(match[1].split())
+    match = _QUOTED.search(prompt)
+    text = " ".join((match[1] if match else prompt).split())
+    if "pronoun" in row:  # he and she versions
+        return re.sub(rf"\b{re.escape(row['pronoun'])}\b", "_", text)
+    return text.removesuffix(" ".join(row["sentence"].split())).strip() or text
+
+
+def _beginning(row: dict[str, Any]) -> str:
+    """The first words of a scenario: variants of one template mostly have them in common."""
+    return " ".join(_scenario(row).split()[:_FIRST_WORDS])

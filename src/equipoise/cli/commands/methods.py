@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from equipoise.cli.options import CommonOptions, MethodNameOptions
 from equipoise.cli.terminal import Terminal
-
-if TYPE_CHECKING:
-    from equipoise.methods import Method
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -23,8 +20,9 @@ def methods(terminal: Terminal, method: MethodNameOptions, common: CommonOptions
     if method.name is not None:
         chosen = METHODS.get(method.name)
         settings = chosen.config.model_json_schema().get("properties", {})
-        terminal.show(_described(chosen, settings), chosen.summary, _table(settings),
-                      "Set one with --set KEY=VALUE, or under method_settings: in a config file.")  # fmt: skip
+        how = "Set one with --set KEY=VALUE, or under method_settings: in a config file."
+        described = {"name": chosen.name, "summary": chosen.summary, "settings": settings}
+        terminal.show(described, chosen.summary, _table(settings), how)
         return
     found = list(METHODS)
     table = Table("method", "", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -35,10 +33,6 @@ def methods(terminal: Terminal, method: MethodNameOptions, common: CommonOptions
         table,
         "Settings of one: equipoise methods NAME",
     )
-
-
-def _described(method: Method, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"name": method.name, "summary": method.summary, "settings": settings}
 
 
 def _table(settings: dict[str, Any]) -> Table:

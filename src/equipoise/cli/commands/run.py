@@ -53,9 +53,7 @@ def run(
                 report=report,
                 **method_settings,
             )
-        config = resolved(
-            model, task, fit, sweep, measure, common, method_settings=method_settings
-        )
+        config = resolved(model, task, fit, sweep, measure, common, method_settings=method_settings)
         outcome.leave(folder, "run", config, result, steering)
     artifact = str(folder.path / outcome.STEERING)
     outcome.show(terminal, folder, result, outcome.folding(result, model.model, artifact))

@@ -27,18 +27,19 @@ def verify(
     from equipoise.steering.verify import verify as check
 
     artifact = inputs.load_steering(steering)
-    omega = strength.of(artifact)
+    # Where 0 is recommended there would be nothing to see at it.
+    omega = (
+        1.0 if strength.strength is None and strength.of(artifact) == 0 else strength.of(artifact)
+    )
     found = check(inputs.load_model(model, terminal), artifact, strength=omega)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("check", "", "measured", "tolerance", "note"):
         table.add_column(column, justify="right" if column in ("measured", "tolerance") else "left")
     for entry in found.checks:
-        table.add_row(entry.name, _mark(entry), *map(_number, (entry.measured, entry.tolerance)),
-                      entry.note)  # fmt: skip
+        numbers = (_number(entry.measured), _number(entry.tolerance))
+        table.add_row(entry.name, _mark(entry), *numbers, entry.note)
     verdict = "applied, and the same everywhere" if found.ok else "NOT the same everywhere"
-    terminal.show(
-        found.to_dict(), table, f"{verdict} (ω = {found.strength:g}, {found.dtype})"
-    )
+    terminal.show(found.to_dict(), table, f"{verdict} (ω = {found.strength:g}, {found.dtype})")
     if not found.ok:
         raise NotOk
 

@@ -40,11 +40,22 @@ class DSOConfig(MethodConfig):
     kl_weight: float = Field(0.3, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.3, gt=0, description="budget on ambiguous prompts")
     kl_anchor: float = Field(0.02, gt=0, description="budget on anchors")
+    checked: int = Field(128, ge=1, description="held-out prompts of each pool to check it on")
     dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
 
     # Sparsity.
     l1: float = Field(0.02, ge=0, description="weight of the proximal l1 step")
     keep_share: float = Field(1.0, gt=0, le=1, description="share of entries kept after the fit")
+
+    # A gate that opens on ambiguous prompts only (ours; docs/fairsteer.md).
+    gate: Literal["none", "hard", "soft"] = "none"
+    gate_layer: int | None = Field(
+        None, ge=0, description="block whose output it reads; by default the one that tells best"
+    )
+    gate_false_firing: float = Field(
+        0.02, ge=0, lt=1, description="rate a hard gate may fire at on each kind of anchors"
+    )
+    force_gate: bool = Field(False, description="use a gate even if it cannot beat chance")
 
     # Optimisation.
     steps: int = Field(60, ge=1)
@@ -62,4 +73,6 @@ class DSOConfig(MethodConfig):
     def _text_is_sampled(self) -> DSOConfig:
         if self.answers == "text" and self.estimator == "exact":
             raise ValueError("answers='text' are sampled: choose estimator reinforce or ppo")
+        if self.answers == "text" and self.gate != "none":
+            raise ValueError("a gate is fitted with answers='options' only")
         return self

@@ -9,7 +9,7 @@ from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.projection import Budget, largest_within, rescale
 from equipoise.methods.dso.sparsity import keep_top_share
 from equipoise.methods.dso.train import Trainer
-from equipoise.methods.method import Anchors, FitOutcome, FitRequest
+from equipoise.methods.method import Anchors, FitOutcome, FitRequest, spread
 from equipoise.steering import Steering
 
 
@@ -27,8 +27,9 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     if config.keep_share < 1:
         keep_top_share(steering, config.keep_share, trainer.scale)
     held_out = [i for i in request.task.split("validation") if i.ambiguous]
-    ambiguous = held_out or trainer.items
-    anchors = request.held_out_anchors or request.anchors
+    ambiguous = spread(held_out or trainer.items, config.checked)
+    kept = request.held_out_anchors or request.anchors
+    anchors = Anchors(spread(kept.items, config.checked), spread(kept.texts, config.checked))
     on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
     def measure(strengths: list[float]) -> list[tuple[float, float]]:
@@ -48,7 +49,12 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
         f"KL at ω = 1 on {on_what} prompts: {kl[0]:.3f} nat ambiguous (budget {budget.ambiguous}), "
         f"{kl[1]:.4f} nat anchors (budget {budget.anchor}); {how}"
     )
-    return FitOutcome(steering, trainer.state.history, (note,))
+    gate = trainer.gate_report
+    if gate is not None:
+        steering.info.extra["gate"] = gate.as_dict()
+    return FitOutcome(
+        steering, trainer.state.history, (note, *(gate.notes() if gate is not None else ()))
+    )
 
 
 def _anchor_kl(

@@ -16,8 +16,8 @@ import torch
 from equipoise.methods.dso.sparsity import parts
 from equipoise.steering import Steering
 
-_GRID = np.linspace(0, 1, 11)
-_BISECTIONS = 6
+_GRID = np.linspace(0, 1, 6)
+_BISECTIONS = 4
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from equipoise.methods.dso.policy import Rollout, draw, policy_loss
 from equipoise.methods.dso.pools import Labels, Pool, Stratified, item_pool, text_pool
 from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.methods.dso.sparsity import parts, proximal_l1, site_scale
+from equipoise.methods.gating import GateReport, ambiguity_gate
 from equipoise.methods.method import FitRequest
 from equipoise.steering import Steering
 from equipoise.tasks.item import Item
@@ -70,6 +71,16 @@ class Trainer:
             foldable=config.foldable,
             final_norm=config.final_norm,
         )
+        self.gate_report: GateReport | None = None
+        if config.gate != "none":
+            # It reads the unsteered prompt, so its decisions stay as they are while the map learns.
+            steering.gate, self.gate_report = ambiguity_gate(
+                request,
+                soft=config.gate == "soft",
+                layer=config.gate_layer,
+                false_firing=config.gate_false_firing,
+                force=config.force_gate,
+            )
         spread = self.ambiguous.rows[:: max(1, len(self.items) // _SCALE_ROWS)]
         self.scale = site_scale(model, list(steering.transforms), spread[:_SCALE_ROWS])
         majority = Majority(self.items, self.draws.contexts, self.labels, self.ambiguous.options)

@@ -1,0 +1,240 @@
+"""Activations of the unsteered model at the few tokens that matter, many sites in one pass.
+
+Of every row and site one vector is kept, so memory grows with rows × sites × width and not with
+the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equipoise.decisions.decide import BATCH_TOKENS
+from equipoise.decisions.decision import Decisions
+from equipoise.decisions.encode import Encoded, encode_item, encode_text
+from equipoise.decisions.score import batches, forward, left_pad, score
+from equipoise.errors import EquipoiseError, SteeringError
+from equipoise.models import Model
+from equipoise.steering.address import Address, activation
+from equipoise.steering.runtime import Runtime
+from equipoise.tasks.item import Item
+
+TEXT_WINDOW = 128
+"""Tokens read of a plain text."""
+
+Prompt = Item | str
+"""What can be put to a model: an item's prompt, or a plain text."""
+
+
+def encode_prompt(model: Model, prompt: Prompt) -> Encoded:
+    """An item, or the beginning of a text, as token ids.
+
+    Raises:
+        EquipoiseError: An item that cannot be encoded, or a text of less than two tokens.
+    """
+    if isinstance(prompt, Item):
+        return encode_item(model, prompt)
+    windows = encode_text(model, prompt, window=TEXT_WINDOW)
+    if not windows:
+        raise EquipoiseError(f"the text {prompt[:40]!r} has fewer than two tokens")
+    return windows[0]
+
+
+def prompt_activations(
+    model: Model,
+    prompts: Sequence[Prompt],
+    sites: Sequence[str],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Tensor:
+    """Activations at the last token of each prompt (of a text: of its first window).
+
+    Args:
+        model: The model, with nothing attached.
+        prompts: n prompts; may be empty.
+        sites: Keys of S sites of one width d.
+        batch_tokens: Tokens per forward pass.
+
+    Returns:
+        float32 [n, S, d], on the CPU.
+    """
+    whole = [encode_prompt(model, prompt) for prompt in prompts]
+    rows = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in whole]
+    spans = [(len(row.prefix) - 1, len(row.prefix)) for row in rows]
+    return _read(model, rows, spans, sites, batch_tokens)
+
+
+def answer_activations(
+    model: Model,
+    answers: Sequence[tuple[Item, int]],
+    sites: Sequence[str],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Tensor:
+    """Activations at an option's tokens after the prompt, their mean if there are several.
+
+    Args:
+        model: The model, with nothing attached.
+        answers: n items, each with the index of the option that is put after its prompt.
+        sites: Keys of S sites of one width d.
+        batch_tokens: Tokens per forward pass.
+
+    Returns:
+        float32 [n, S, d], on the CPU.
+
+    Raises:
+        EquipoiseError: An option that is a single letter has several tokens: a mean over them
+            would be no longer the activation at the letter.
+    """
+    rows, spans = [], []
+    for item, option in answers:
+        encoded = encode_item(model, item)
+        whole = encoded.prefix + encoded.suffixes[option]
+        start = encoded.prompt_length + encoded.unscored
+        if len(item.options[option]) == 1 and len(whole) - start != 1:
+            raise EquipoiseError(
+                f"item {item.id!r}: this tokenizer reads the letter {item.options[option]!r} "
+                f"after the prompt as {len(whole) - start} tokens; give the options as words"
+            )
+        rows.append(Encoded(whole, (), ()))
+        spans.append((start, len(whole)))
+    return _read(model, rows, spans, sites, batch_tokens)
+
+
+def decide_and_read(
+    model: Model,
+    items: Sequence[Item],
+    sites: Sequence[str],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Decisions, Tensor]:
+    """Decisions of the unsteered model, and the activations they came from, in the same passes.
+
+    Args:
+        model: The model, with nothing attached.
+        items: n items; may be empty.
+        sites: Keys of S sites of one width d.
+        batch_tokens: Tokens per forward pass.
+        progress: Called with the number of items just done.
+
+    Returns:
+        The decisions, and float32 [n, S, d] on the CPU: activations at each prompt's last token.
+    """
+    rows = [encode_item(model, item) for item in items]
+    spans = [(row.prompt_length - 1, row.prompt_length) for row in rows]
+    scores = np.full((len(rows), max((len(i.options) for i in items), default=2)), -np.inf)
+    with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
+        for index in batches(rows, batch_tokens):
+            batch = [rows[i] for i in index]
+            recorder.expect(index, batch, [spans[i] for i in index])
+            options = score(model.hf, batch).options
+            scores[index, : options.shape[1]] = options.double().cpu().numpy()
+            recorder.check()
+            if progress is not None:
+                progress(len(index))
+    return Decisions(tuple(items), scores), recorder.values
+
+
+def _read(
+    model: Model,
+    rows: Sequence[Encoded],
+    spans: Sequence[tuple[int, int]],
+    sites: Sequence[str],
+    batch_tokens: int,
+) -> Tensor:
+    with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
+        for index in batches(rows, batch_tokens):
+            batch = [rows[i] for i in index]
+            recorder.expect(index, batch, [spans[i] for i in index])
+            ids, mask = left_pad([row.prefix for row in batch], 0, model.device)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            last = torch.tensor([ids.shape[1] - 1], device=model.device)
+            forward(model.hf, ids, mask, positions, use_cache=False, logits_to_keep=last)
+            recorder.check()
+    return recorder.values
+
+
+class _Recorder:
+    """Keeps, of every row and site, the mean activation over a span of the row's tokens.
+
+    Attributes:
+        values: float32 [n, S, d].
+    """
+
+    def __init__(self, rows: int, sites: Sequence[str]) -> None:
+        self.sites = tuple(sites)
+        self.values = torch.empty(rows, len(sites), 0)
+        self._rows = rows
+        self._index: list[int] = []
+        self._columns = self._inside = torch.empty(0)
+        self._missing: set[int] = set()
+
+    def expect(
+        self, index: list[int], batch: Sequence[Encoded], spans: Sequence[tuple[int, int]]
+    ) -> None:
+        """A left-padded batch comes next: rows ``index``, each with its span of tokens."""
+        width = max(len(row.prefix) for row in batch)
+        longest = max(stop - start for start, stop in spans)
+        first = torch.tensor(
+            [width - len(row.prefix) + start for row, (start, _) in zip(batch, spans, strict=True)]
+        )
+        sizes = torch.tensor([stop - start for start, stop in spans])
+        step = torch.arange(longest)
+        self._inside = step[None] < sizes[:, None]
+        self._columns = (first[:, None] + step).clamp(max=width - 1)
+        self._index, self._missing = index, set(range(len(self.sites)))
+
+    def record(self, site: int, h: Tensor) -> None:
+        """Take what is wanted from a site's activations [rows, tokens, d] of the first pass."""
+        if site not in self._missing:
+            return  # the options' tokens are read in a second pass
+        self._missing.remove(site)
+        if h.ndim != 3 or h.shape[0] != len(self._index):
+            raise SteeringError(
+                f"{self.sites[site]}: an activation of shape {tuple(h.shape)} has no rows and "
+                "tokens to choose from"
+            )
+        if self.values.shape[2] == 0:
+            self.values = torch.zeros(self._rows, len(self.sites), h.shape[2])
+        rows = torch.arange(h.shape[0], device=h.device)[:, None]
+        inside = self._inside.to(h.device)[..., None]
+        chosen = h[rows, self._columns.to(h.device)].float()
+        mean = chosen.masked_fill(~inside, 0.0).sum(1) / inside.sum(1)
+        self.values[self._index, site] = mean.cpu()
+
+    def check(self) -> None:
+        """Raise if the pass did not come by a site."""
+        if self._missing:
+            missed = self.sites[min(self._missing)]
+            raise SteeringError(f"{missed} was not reached: its activation cannot be read")
+
+
+@contextmanager
+def _recording(model: Model, rows: int, sites: Sequence[str]) -> Iterator[_Recorder]:
+    if Runtime.of(model.hf) is not None:
+        raise SteeringError("the model is steered: detach before reading its own activations")
+    recorder = _Recorder(rows, sites)
+    handles: list[Any] = []
+    try:
+        for number, key in enumerate(sites):
+            address = Address.parse(key)
+            hook = _hook(recorder, number, address)
+            handles.append(address.register(address.find(model.hf), hook))
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(recorder: _Recorder, number: int, address: Address) -> Callable[..., None]:
+    def record(module: nn.Module, args: Any, output: Any = None) -> None:
+        h = activation(args if address.input else output, module)
+        recorder.record(number, address.take(h))
+
+    return record

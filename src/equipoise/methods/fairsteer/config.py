@@ -1,0 +1,85 @@
+"""Settings of FairSteer. [C] marks what the authors' code does, [P] the paper; the rest is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from equipoise.methods.method import MethodConfig
+
+AS_RELEASED: Mapping[str, Any] = {
+    "layer_by": "accuracy",
+    "unit": "token",
+    "false_firing": None,
+    "standardise": False,
+    "balance": False,
+    "permute": False,
+    "splits": "released",
+    "max_items": None,
+}
+"""Where the authors' code differs from the defaults [C]."""
+
+
+class FairSteerConfig(MethodConfig):
+    """FairSteer (arXiv 2504.14492).
+
+    A preset only sets what is not set by hand.
+    """
+
+    preset: Literal["clean", "as-released"] = "clean"
+
+    # Where: the residual stream after decoder blocks [P].
+    layer: int | None = Field(None, ge=0, description="block l*, from 0; chosen unless given")
+    n_layers: int = Field(1, ge=1, description="blocks steered: the best so many")
+    layer_by: Literal["probe", "accuracy", "steered"] = Field(
+        "steered",
+        description="choose blocks by the probe's balanced accuracy [P], by the steered model's "
+        "share of right answers [C], or by that averaged over kinds of prompts",
+    )
+
+    # When: a logistic probe of the prompt's last token.
+    gate: Literal["hard", "soft", "off"] = "hard"
+    unit: Literal["row", "token"] = Field(
+        "row", description="decide once from the prompt, or for every steered token by itself [C]"
+    )
+    false_firing: float | None = Field(
+        0.05, ge=0, lt=1, description="rate the threshold allows on each kind of prompts; none: ½"
+    )
+    penalty: float = Field(1.0, gt=0, description="inverse strength C of the probe's l2 penalty")
+    standardise: bool = Field(True, description="penalise in units of each coordinate's spread")
+    balance: bool = Field(True, description="weigh classes, and kinds of unbiased prompts, alike")
+    force_gate: bool = Field(False, description="use a probe even if it cannot beat chance")
+
+    # What: mean activation at the fair answer less that at the stereotyped one.
+    alpha: float = Field(1.0, ge=0, description="length of the vector in its own units, at ω = 1")
+    scope: Literal["last", "answer", "all"] = Field(
+        "answer", description="the prompt's last token, that and the answer, or every token"
+    )
+    per_context: int = Field(10, ge=1, description="ambiguous items per context for the vector")
+    permute: bool = Field(True, description="every option under every letter, for the vector")
+
+    # On what.
+    splits: Literal["task", "released"] = Field(
+        "task", description="the task's own, or 80:20 at random over ALL items, tested ones too [C]"
+    )
+    max_items: int | None = Field(2000, ge=1, description="items the probes are fitted on, at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "as-released":
+            return {**AS_RELEASED, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> FairSteerConfig:
+        if self.layer is not None and self.n_layers > 1:
+            raise ValueError("layer names one block: leave it out, or n_layers at 1")
+        return self
+
+    @property
+    def token_scope(self) -> str:
+        """As a steering's scope. The last token of each pass with a cache is ``answer`` [C]."""
+        return {"last": "last_prompt", "answer": "last_prompt+generated", "all": "all"}[self.scope]

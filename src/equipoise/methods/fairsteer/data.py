@@ -1,0 +1,154 @@
+"""What a fit sees: items labelled by the unsteered model's answers, and anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.decisions.activations import Prompt, decide_and_read
+from equipoise.errors import EquipoiseError
+from equipoise.methods.fairsteer.config import FairSteerConfig
+from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
+from equipoise.methods.gating.ambiguity import anchor_kinds
+from equipoise.methods.gating.examples import POSITIVE, Examples
+from equipoise.methods.method import Anchors, FitRequest
+from equipoise.models import Model
+from equipoise.tasks.item import Item, Task
+from equipoise.tasks.subset import take_evenly
+
+OWN_KINDS = frozenset({AMBIGUOUS, UNAMBIGUOUS})
+"""Kinds of unbiased prompts of the task itself: those that look most like the biased ones."""
+_TRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The prompts of one side of the split.
+
+    Attributes:
+        items: The task's items that have sides.
+        anchors: Prompts of other origin, by kind; unbiased whatever the model answers.
+    """
+
+    items: tuple[Item, ...]
+    anchors: dict[str, list[Prompt]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A pool as the unsteered model reads it.
+
+    Attributes:
+        examples: Prompts with a label, at S sites.
+        ambiguous: All ambiguous items, those without a label too, at the same sites.
+    """
+
+    examples: Examples
+    ambiguous: Examples
+
+
+def pools(request: FitRequest, config: FairSteerConfig) -> tuple[Pool, Pool]:
+    """The prompts to fit on and those to choose and judge by.
+
+    Raises:
+        EquipoiseError: The task has no items with sides to fit on.
+    """
+    task = request.task
+    if config.splits == "released":
+        train, held_out = _released(request)
+    else:
+        train = _pool(task, task.split("train"), request.anchors)
+        held_out = _pool(task, task.split("validation"), request.held_out_anchors)
+    if not train.items:
+        raise EquipoiseError(
+            f"task {task.name!r}: no item of its train split has sides (pro, anti, abstain); "
+            "fairsteer needs them to tell a stereotyped answer"
+        )
+    if config.max_items is None:
+        return train, held_out
+    return _limited(train, config, request.seed), _limited(held_out, config, request.seed)
+
+
+def read(model: Model, pool: Pool, sites: Sequence[str]) -> Reading:
+    """Decide a pool's items and read all its prompts, at S sites."""
+    decisions, h = decide_and_read(model, pool.items, sites)
+    kinds = kinds_of(decisions)
+    labelled = [i for i, kind in enumerate(kinds) if kind is not None]
+    ambiguous = [i for i, item in enumerate(pool.items) if item.ambiguous]
+    values = h.numpy()
+    own = Examples.of(
+        values[labelled],
+        [pool.items[i] for i in labelled],
+        [str(kinds[i]) for i in labelled],
+    )
+    anchors = Examples.read(model, (), pool.anchors, sites)
+    open_ones = [pool.items[i] for i in ambiguous]
+    return Reading(
+        own + anchors if len(anchors) else own,
+        Examples.of(values[ambiguous], open_ones, [POSITIVE] * len(open_ones)),
+    )
+
+
+def refuse_one_class(examples: Examples, task: Task) -> None:
+    """Stop where there is nothing to tell apart.
+
+    Raises:
+        EquipoiseError: The model's answers on the train split are all stereotyped, or none is.
+    """
+    stereotyped, n = int((examples.kinds == POSITIVE).sum()), len(examples)
+    if 0 < stereotyped < n:
+        return
+    which = "no answer is stereotyped" if stereotyped == 0 else "every answer is stereotyped"
+    raise EquipoiseError(
+        f"fairsteer: {which} among {n} labelled prompts of task {task.name!r}: a probe cannot "
+        "learn from one class; add items or anchors, or set gate=off and a layer"
+    )
+
+
+def _pool(task: Task, items: Sequence[Item], anchors: Anchors) -> Pool:
+    kinds = anchor_kinds(task, anchors)
+    sided = tuple(item for item in items if item.sides)
+    # Unambiguous items with sides are labelled by their answers; those without are anchors.
+    mine = frozenset(sided)
+    kept = {
+        kind: [prompt for prompt in prompts if prompt not in mine]
+        for kind, prompts in kinds.items()
+    }
+    return Pool(sided, {kind: prompts for kind, prompts in kept.items() if prompts})
+
+
+def _released(request: FitRequest) -> tuple[Pool, Pool]:
+    """80 : 20 at random over all items, whatever their split or twin [C]."""
+    rng = np.random.default_rng(request.seed)
+    first, second = request.anchors, request.held_out_anchors
+
+    def cut(values: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+        order = rng.permutation(len(values))
+        edge = round(_TRAIN_SHARE * len(values))
+        return [values[i] for i in order[:edge]], [values[i] for i in order[edge:]]
+
+    own = frozenset(request.task.items)
+    strangers = [item for item in (*first.items, *second.items) if item not in own]
+    items, asked = cut(request.task.items), cut(strangers)
+    texts = cut((*first.texts, *second.texts))
+    train, held_out = (
+        _pool(
+            request.task,
+            [item for item in items[side] if isinstance(item, Item)],
+            Anchors(
+                tuple(item for item in asked[side] if isinstance(item, Item)),
+                tuple(text for text in texts[side] if isinstance(text, str)),
+            ),
+        )
+        for side in (0, 1)
+    )
+    return train, held_out
+
+
+def _limited(pool: Pool, config: FairSteerConfig, seed: int) -> Pool:
+    limit = config.max_items or len(pool.items)
+    if len(pool.items) <= limit:
+        return pool
+    return Pool(tuple(take_evenly(pool.items, limit, seed=seed)), pool.anchors)

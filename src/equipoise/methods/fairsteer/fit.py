@@ -1,0 +1,182 @@
+"""Fit FairSteer: BAD (where is a biased answer coming?), DSV (which way?), DAS (steer there)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from equipoise.decisions.decide import decide
+from equipoise.methods.fairsteer import data, vector
+from equipoise.methods.fairsteer.candidate import Candidate, steered_score
+from equipoise.methods.fairsteer.config import FairSteerConfig
+from equipoise.methods.fairsteer.labels import share_right
+from equipoise.methods.gating.ambiguity import block_sites, refuse_chance
+from equipoise.methods.gating.build import GateOptions, build_gate
+from equipoise.methods.gating.report import Rate, opening_rate
+from equipoise.methods.method import FitOutcome, FitRequest, spread
+from equipoise.steering import Steering, SteeringInfo
+from equipoise.tasks.item import Item
+
+_MAX_JUDGED = 512
+
+
+def fit(request: FitRequest, config: FairSteerConfig) -> FitOutcome:
+    """Fit FairSteer to a task.
+
+    Fits on the train split, chooses layer and threshold on validation. The preset ``as-released``
+    does neither: it mixes all items, as the authors' code does, and says so in its notes.
+
+    Returns:
+        A steering that adds αv to the residual stream after the chosen blocks, under a probe
+        (unless the gate is off); its history has a row for every block that was tried.
+
+    Raises:
+        EquipoiseError: Items without sides, one class only, a probe that cannot beat chance (unless
+            forced), a vector of length zero, or letters that tokenise apart.
+    """
+    return _Fit(request, config).run()
+
+
+class _Fit:
+    def __init__(self, request: FitRequest, config: FairSteerConfig) -> None:
+        self.request, self.config, self.model = request, config, request.model
+        self.sites = block_sites(self.model, config.layer)
+        self.train, self.held_out = data.pools(request, config)
+        self.judged = self._judged()
+
+    def run(self) -> FitOutcome:
+        config, request = self.config, self.request
+        contrast = vector.contrast_items(
+            self.train.items, config.per_context, seed=request.seed, permute=config.permute
+        )
+        vectors = vector.contrast_vectors(self.model, contrast, self.sites)
+        candidates = [
+            Candidate(config.layer if config.layer is not None else number, site, v)
+            for number, (site, v) in enumerate(zip(self.sites, vectors, strict=True))
+        ]
+        reading = None
+        if config.gate != "off" or (config.layer_by == "probe" and config.layer is None):
+            reading = self._probe(candidates)
+        chosen = self._choose(candidates)
+        for candidate in chosen:
+            vector.refuse_zero(candidate.v, candidate.site)
+        steering = self._steering(chosen)
+        notes = [
+            f"steers after {_named(chosen)} of {len(self.model_blocks())}, "
+            f"{self._how(candidates)}; vector of {len(contrast)} prompts, "
+            f"norm {chosen[0].norm:.3g}, α = {config.alpha:g}, tokens: {steering.scope}"
+        ]
+        extra: dict[str, Any] = {"layers": [candidate.layer for candidate in chosen]}
+        if steering.gate is not None:
+            report = chosen[0].report
+            assert report is not None
+            assert reading is not None
+            refuse_chance(report, force=config.force_gate)
+            rate = self._rate_on_ambiguous(chosen[0], reading)
+            notes += [*report.notes(), f"gate opens on {rate} of all ambiguous prompts among them"]
+            if not report.beats_chance:
+                notes.append("WARNING: the probe does not beat chance; the gate was forced")
+            extra |= {"gate": report.as_dict(), "ambiguous_rate": asdict(rate)}
+        if config.splits == "released":
+            notes.append(
+                "as released: probe, layer and vector saw a random 80 % of ALL items, and were "
+                "chosen on the rest: figures on the test split are not held out"
+            )
+        steering.info = SteeringInfo(extra=extra)
+        history = [candidate.figures() for candidate in candidates]
+        return FitOutcome(steering, history, tuple(notes))
+
+    def model_blocks(self) -> list[str]:
+        """Keys of all blocks."""
+        return block_sites(self.model, None)
+
+    # ---- when
+
+    def _probe(self, candidates: Sequence[Candidate]) -> data.Reading:
+        """Give every candidate its probe; returns what they are judged on."""
+        config = self.config
+        train = data.read(self.model, self.train, self.sites)
+        data.refuse_one_class(train.examples, self.request.task)
+        held_out = data.read(self.model, self.held_out, self.sites)
+        options = GateOptions(
+            soft=config.gate == "soft",
+            unit=config.unit,
+            false_firing=config.false_firing,
+            c=config.penalty,
+            standardise=config.standardise,
+            balance=config.balance,
+            hard=data.OWN_KINDS,
+        )
+        for number, candidate in enumerate(candidates):
+            candidate.gate, candidate.report = build_gate(
+                candidate.site, train.examples.at(number), held_out.examples.at(number), options
+            )
+        return held_out if len(held_out.ambiguous) else train
+
+    def _rate_on_ambiguous(self, candidate: Candidate, reading: data.Reading) -> Rate:
+        gate = candidate.gate
+        assert gate is not None
+        prompts = reading.ambiguous.at(self.sites.index(candidate.site))
+        return opening_rate(gate, prompts)
+
+    # ---- where
+
+    def _choose(self, candidates: list[Candidate]) -> list[Candidate]:
+        """The best blocks, in the order of the model; of equals the first.
+
+        Blocks whose probe is no better than chance are passed over if there are others.
+        """
+        config = self.config
+        if config.gate != "off" and not config.force_gate:
+            able = [c for c in candidates if c.report is not None and c.report.beats_chance]
+            candidates = able or candidates
+        if len(candidates) <= config.n_layers:
+            return candidates
+        for number, candidate in enumerate(candidates):
+            candidate.score = self._score(candidate)
+            if self.request.progress:
+                self.request.progress(number + 1, len(candidates), candidate.figures())
+        best = sorted(candidates, key=lambda c: -(c.score or 0.0))[: config.n_layers]
+        return sorted(best, key=lambda c: c.layer)
+
+    def _score(self, candidate: Candidate) -> float:
+        if self.config.layer_by == "probe":
+            assert candidate.report is not None
+            return candidate.report.balanced_accuracy
+        if candidate.norm == 0:
+            return 0.0
+        steering = self._steering([candidate])
+        (found,) = decide(self.model, self.judged, steering=steering, strengths=[1.0])
+        own = found.subset(lambda item: item.sides is not None)
+        return share_right(own) if self.config.layer_by == "accuracy" else steered_score(found)
+
+    def _judged(self) -> list[Item]:
+        """Items that layers are chosen on."""
+        pool = self.held_out if self.held_out.items else self.train
+        asked = [p for kind in pool.anchors.values() for p in kind if isinstance(p, Item)]
+        asked = [item for item in asked if item.answer is not None]
+        return [*spread(pool.items, _MAX_JUDGED), *spread(asked, _MAX_JUDGED)]
+
+    def _how(self, candidates: Sequence[Candidate]) -> str:
+        if self.config.layer is not None:
+            return "as asked for"
+        if all(candidate.score is None for candidate in candidates):
+            return "the only choice"
+        where = "held-out" if self.held_out.items else "TRAINING (none held out)"
+        return f"chosen by {self.config.layer_by} on {where} items"
+
+    # ---- what
+
+    def _steering(self, chosen: Sequence[Candidate]) -> Steering:
+        """Of several blocks, the first has the gate: it is read before anything is steered."""
+        return Steering(
+            {candidate.site: candidate.transform(self.config.alpha) for candidate in chosen},
+            self.config.token_scope,
+            chosen[0].gate if self.config.gate != "off" else None,
+        )
+
+
+def _named(chosen: Sequence[Candidate]) -> str:
+    layers = ", ".join(str(candidate.layer) for candidate in chosen)
+    return f"block{'s' if len(chosen) > 1 else ''} {layers} (from 0)"

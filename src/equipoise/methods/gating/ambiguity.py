@@ -1,0 +1,131 @@
+"""The gate of a task: open on its ambiguous prompts, shut on its anchors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from equipoise.decisions.activations import Prompt
+from equipoise.errors import EquipoiseError
+from equipoise.methods.gating.build import GateOptions
+from equipoise.methods.gating.fit import fit_gate
+from equipoise.methods.gating.report import GateReport
+from equipoise.methods.method import Anchors, FitRequest
+from equipoise.models import Model
+from equipoise.models.backbone import residual_sites
+from equipoise.steering import ProbeGate
+from equipoise.tasks.item import Item, Task
+from equipoise.tasks.subset import take_evenly
+
+UNAMBIGUOUS = "unambiguous"
+_MAX_PROMPTS = 1024
+_MAX_KINDS = 12
+
+
+def ambiguity_gate(
+    request: FitRequest,
+    *,
+    soft: bool,
+    layer: int | None = None,
+    false_firing: float = 0.02,
+    force: bool = False,
+) -> tuple[ProbeGate, GateReport]:
+    """Fit a gate that detects ambiguous prompts, from the unsteered activation of the prompt.
+
+    It learns from the train split and is judged on validation. Its hard negatives are the task's
+    own unambiguous items: the same people and words, with evidence. A gate on "the model answers
+    with the stereotype" was worse everywhere (spec/findings.md, "Gating").
+
+    The site is a decoder block's output. It may lie after sites that are steered: a row gate then
+    reads the prompt ahead, in an unsteered pass that ends at its block, and its decision is kept
+    in the cache.
+
+    Args:
+        request: Model, task and anchors.
+        soft: Open by degrees.
+        layer: Block to read; None: the best, by held-out and left-out kinds.
+        false_firing: Rate that a hard gate's threshold allows on each kind of anchors.
+        force: Take a probe that cannot beat chance.
+
+    Raises:
+        EquipoiseError: No ambiguous items or no anchors in the train split, no such block, or a
+            probe that cannot beat chance.
+    """
+    task = request.task
+    negative = anchor_kinds(task, request.anchors)
+    gate, report = fit_gate(
+        request.model,
+        ambiguous_items(task.split("train"), request.seed),
+        negative,
+        block_sites(request.model, layer),
+        held_out_positive=ambiguous_items(task.split("validation"), request.seed),
+        held_out_negative=anchor_kinds(task, request.held_out_anchors),
+        options=GateOptions(
+            soft=soft,
+            false_firing=false_firing,
+            hard=frozenset(kind for kind in negative if kind.startswith(UNAMBIGUOUS)),
+        ),
+    )
+    refuse_chance(report, force=force)
+    return gate, report
+
+
+def block_sites(model: Model, layer: int | None) -> list[str]:
+    """Keys of the residual stream after each decoder block, or after one of them.
+
+    Raises:
+        EquipoiseError: The model has no such block.
+    """
+    sites = residual_sites(model)
+    if layer is None:
+        return [site.key for site in sites]
+    if layer >= len(sites):
+        raise EquipoiseError(f"layer {layer}: the model has blocks 0 to {len(sites) - 1}")
+    return [sites[layer].key]
+
+
+def refuse_chance(report: GateReport, *, force: bool) -> None:
+    """Stop where a gate would be arbitrary.
+
+    Raises:
+        EquipoiseError: The probe does not rank better than chance, and it is not forced.
+    """
+    if not report.beats_chance and not force:
+        raise EquipoiseError(
+            f"the probe at {report.site} does not beat chance (AUROC {report.auroc:.3f}, "
+            f"p = {report.p_value:.2g}): gating on it would be arbitrary; fit without a gate, "
+            "with more items, or set force_gate=true"
+        )
+
+
+def ambiguous_items(items: Sequence[Item], seed: int) -> list[Item]:
+    """The ambiguous ones, at most a thousand, evenly over their contexts."""
+    chosen = [item for item in items if item.ambiguous]
+    return take_evenly(chosen, _MAX_PROMPTS, seed=seed) if chosen else []
+
+
+def anchor_kinds(task: Task, anchors: Anchors) -> dict[str, list[Prompt]]:
+    """Anchors by kind: the task's unambiguous items, questions of other origin, texts.
+
+    Items of few contexts (categories of a benchmark, subjects, skills) are a kind for each.
+    """
+    own = frozenset(task.items)
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in anchors.items:
+        groups[UNAMBIGUOUS if item in own else "questions"].append(item)
+    kinds: dict[str, list[Prompt]] = {}
+    for group, items in groups.items():
+        kinds |= by_context(group, items)
+    if anchors.texts:
+        kinds["texts"] = list(anchors.texts)
+    return kinds
+
+
+def by_context(name: str, items: Iterable[Item]) -> dict[str, list[Prompt]]:
+    """Items as ``name: context`` for each of their first contexts, if these are few."""
+    found: dict[str, list[Prompt]] = defaultdict(list)
+    for item in items:
+        found[item.contexts[0] if item.contexts else "other"].append(item)
+    if not 1 < len(found) <= _MAX_KINDS:
+        return {name: [item for group in found.values() for item in group]}
+    return {f"{name}: {context}": group for context, group in sorted(found.items())}

@@ -1,0 +1,80 @@
+"""Logistic probes: the fit is scikit-learn's; the weights live in a steering afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+
+from equipoise.errors import EquipoiseError
+from equipoise.methods.gating.examples import Examples
+from equipoise.steering import ProbeGate
+
+# Tight: the same prompts must give the same gate whatever the batches they were read in.
+_TOLERANCE, _MAX_ITERATIONS = 1e-7, 5000
+
+
+def fit_probe(
+    examples: Examples,
+    site: str,
+    *,
+    c: float = 1.0,
+    standardise: bool = True,
+    balance: bool = True,
+    hard: Collection[str] = (),
+) -> ProbeGate:
+    """A soft row gate p = σ(wᵀh + b) by ℓ2-penalised logistic regression.
+
+    Args:
+        examples: Of one site, ``h`` [n, d], both sides present.
+        site: The site's key.
+        c: Inverse strength of the penalty.
+        standardise: Penalise in units of each coordinate's spread (folded into w and b), so that
+            ``c`` means the same at every layer of every model.
+        balance: Weigh the two sides alike, and the kinds of the negative side alike.
+        hard: Kinds that look most like the positive side: together half of the negative side's
+            weight, when balancing.
+
+    Raises:
+        EquipoiseError: A side is missing, or scikit-learn is not installed.
+    """
+    if not examples.two_sided:
+        missing = "shut" if examples.opens.any() else "open"
+        raise EquipoiseError(f"a gate needs prompts of both sides: none it should {missing} on")
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise EquipoiseError("probes need scikit-learn: pip install 'equipoise[probes]'") from error
+    h = examples.h.astype(np.float64)
+    mean, spread = np.zeros(h.shape[1]), np.ones(h.shape[1])
+    if standardise:
+        mean, spread = h.mean(0), h.std(0)
+        spread[spread <= 1e-6 * max(spread.max(), 1e-30)] = np.inf  # constant: tells nothing
+    weights = balanced_weights(examples, hard) if balance else None
+    model = LogisticRegression(C=c, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS)
+    model.fit((h - mean) / spread, examples.opens, sample_weight=weights)
+    w = model.coef_[0] / spread
+    bias = float(model.intercept_[0] - w @ mean)
+    return ProbeGate(site, torch.from_numpy(w), bias, soft=True)
+
+
+def balanced_weights(examples: Examples, hard: Collection[str] = ()) -> np.ndarray:
+    """Weights of mean 1: half for each side, and the negative half shared out among its kinds."""
+    kinds = examples.negative_kinds
+    hard_kinds = [kind for kind in kinds if kind in hard]
+    easy_kinds = [kind for kind in kinds if kind not in hard]
+    share = dict.fromkeys(kinds, 0.5 / len(kinds))
+    if hard_kinds and easy_kinds:
+        share |= dict.fromkeys(hard_kinds, 0.25 / len(hard_kinds))
+        share |= dict.fromkeys(easy_kinds, 0.25 / len(easy_kinds))
+    weights = np.where(examples.opens, 0.5 / examples.opens.sum(), 0.0)
+    for kind in kinds:
+        of_kind = examples.kinds == kind
+        weights[of_kind] = share[kind] / of_kind.sum()
+    return weights * len(examples)
+
+
+def openings(gate: ProbeGate, examples: Examples) -> np.ndarray:
+    """The probe's p for each example, float32 [n], exactly as the gate computes it."""
+    return gate.probability(torch.from_numpy(examples.h)).numpy()

@@ -1,0 +1,170 @@
+"""The output folder: in use, overwritten, resumed, interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_words import QUICK
+
+from equipoise import Steering
+from equipoise.cli.exits import Interrupted
+from equipoise.cli.folder import OutputFolder
+from equipoise.cli.options import OutputOptions
+from equipoise.errors import EquipoiseError
+
+
+def claimed(out, *, overwrite=False):
+    return OutputFolder.claimed(OutputOptions(out=out, overwrite=overwrite))
+
+
+def test_a_folder_in_use_is_refused_before_the_work(cli, checkpoint):
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("mine")
+    done = cli("run", checkpoint, "--out", "out", "--task", "nope.jsonl")
+    assert done.code == 2
+    assert "--overwrite" in done.last  # not the missing task: the folder is looked at first
+
+
+def test_an_empty_folder_will_do_and_stays_if_the_work_fails():
+    Path("out").mkdir()
+    with pytest.raises(EquipoiseError), claimed("out"):
+        raise EquipoiseError("no")
+    assert Path("out").is_dir()
+
+
+def test_what_was_made_for_nothing_goes():
+    with pytest.raises(EquipoiseError), claimed("a/b/c"):
+        raise EquipoiseError("no")
+    assert not Path("a").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_the_way(out):
+    Path("file").write_text("")
+    with pytest.raises(EquipoiseError, match="file"), claimed(out):
+        pass
+
+
+def test_overwrite_replaces_results_and_keeps_other_files():
+    Path("out/steering").mkdir(parents=True)
+    for name in ("results.json", "mine.txt", "steering/steering_config.json"):
+        Path("out", name).write_text("old")
+
+    def write(stage: Path) -> None:
+        (stage / "results.json").write_text("new")
+
+    with claimed("out", overwrite=True) as folder:
+        folder.fill(write)
+    assert Path("out/results.json").read_text() == "new"
+    assert Path("out/mine.txt").read_text() == "old"
+    assert Path("out/steering/steering_config.json").read_text() == "old"
+    assert {p.name for p in Path("out").iterdir()} == {"results.json", "mine.txt", "steering"}
+
+
+def test_results_come_last(monkeypatch):
+    moved = []
+    replace = os.replace
+
+    def recording(source, target):
+        moved.append(Path(target).relative_to("out").as_posix())
+        replace(source, target)
+
+    monkeypatch.setattr("equipoise.cli.folder.os.replace", recording)
+
+    def write(stage: Path) -> None:
+        (stage / "steering").mkdir()
+        for name in ("steering/steering_config.json", "steering/z", "results.json", "x.html"):
+            (stage / name).write_text("")
+
+    with claimed("out") as folder:
+        folder.fill(write)
+    assert moved == ["steering/z", "x.html", "steering/steering_config.json", "results.json"]
+
+
+def test_a_failed_write_leaves_the_old_results():
+    Path("out").mkdir()
+    Path("out/results.json").write_text("old")
+
+    def write(stage: Path) -> None:
+        (stage / "report.html").write_text("new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), claimed("out", overwrite=True) as folder:
+        folder.fill(write)
+    assert [p.name for p in Path("out").iterdir()] == ["results.json"]
+
+
+def test_an_interruption_keeps_the_checkpoint_only_and_says_so():
+    Path("out/checkpoint").mkdir(parents=True)
+    Path("out/checkpoint/state").write_text("half way")
+    with pytest.raises(Interrupted, match="resumes from out/checkpoint"), claimed("out"):
+        raise KeyboardInterrupt
+    with claimed("out") as folder:  # no --overwrite needed
+        assert folder.resumable
+        folder.fill(lambda stage: (stage / "results.json").write_text("{}") and None)
+    assert [p.name for p in Path("out").iterdir()] == ["results.json"]
+
+
+def test_an_interruption_without_checkpoint_keeps_nothing():
+    with pytest.raises(Interrupted, match="nothing was kept"), claimed("out"):
+        raise KeyboardInterrupt
+    assert not Path("out").exists()
+
+
+def test_ctrl_c_during_a_fit_then_the_same_command_again(cli, checkpoint, task_file):
+    """The resumed steering is, bit for bit, the one of a fit that was let be."""
+    words = ["fit", checkpoint, "--task", task_file, *QUICK, "--set", "checkpoint_every=1"]
+    words = [str(word) for word in (*words, "--set", "steps=30", "--seed", "1")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "equipoise", *words, "--out", "cut"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    state = Path("cut/checkpoint/fit.safetensors")
+    deadline = time.monotonic() + 120
+    while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        "equipoise: interrupted; the same command again resumes from cut/checkpoint"
+    )
+    assert "Traceback" not in err
+    assert [p.name for p in Path("cut").iterdir()] == ["checkpoint"]
+
+    resumed = cli(*words, "--out", "cut")
+    assert resumed.code == 0, resumed.err
+    assert "resumed after step" in resumed.err
+    whole = cli(*words, "--out", "whole")
+    assert "resumed" not in whole.err
+    digests = [Steering.from_pretrained(name).digest for name in ("cut", "whole")]
+    assert digests[0] == digests[1]
+    assert not Path("cut/checkpoint").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(cli, checkpoint, task_file):
+    words = ["fit", checkpoint, "--task", task_file, *QUICK, "--set", "checkpoint_every=1"]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steering, "save_pretrained", interrupt)
+        cut = cli(*words, "--out", "s")
+    assert cut.code == 130
+    assert [path.name for path in Path("s").iterdir()] == ["checkpoint"]
+    done = cli(*words, "--out", "s", "--seed", 9)
+    assert done.code == 0
+    assert "fitting from the start" in done.err
+    assert json.loads(Path("s/steering_config.json").read_text())["extra"]["seed"] == 9

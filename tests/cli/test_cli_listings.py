@@ -1,0 +1,123 @@
+"""tasks, methods, sites, env, help: what there is, quickly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import equipoise
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_alone_it_prints_help(cli):
+    done = cli()
+    assert done.code == 0
+    for name in ("run", "audit", "fit", "sweep", "fold", "verify", "sites", "tasks", "env"):
+        assert name in done.out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["--version"]])
+def test_help_and_version(cli, words):
+    done = cli(*words)
+    assert done.code == 0
+    assert done.out
+    assert done.err == ""
+
+
+def test_help_of_run_shows_each_default(cli):
+    shown = " ".join(cli("run", "--help").out.replace("│", " ").split())
+    for default in ("builtin:", "coreference", "dso", "0,0.2,0.4,0.6,0.8,1", "equipoise-out"):
+        assert f"(default: {default})" in shown
+
+
+def test_tasks(cli):
+    listed = cli("tasks", "--json").json
+    assert {"coreference", "pronouns"} <= {entry["name"] for entry in listed["tasks"]}
+    assert {"builtin", "perplexity"} <= {entry["name"] for entry in listed["capabilities"]}
+    one = cli("tasks", "coreference", "--json").json
+    assert one["ambiguous"] == sum(part["ambiguous"] for part in one["splits"].values())
+    assert f"{one['ambiguous']:,}" in cli("tasks", "coreference").out
+
+
+def test_methods(cli):
+    assert "dso" in {entry["name"] for entry in cli("methods", "--json").json["methods"]}
+    one = cli("methods", "dso", "--json").json
+    assert one["settings"]["steps"]["type"] == "integer"
+    shown = cli("methods", "dso").out
+    assert "exact | reinforce | ppo" in shown
+    assert "integer ≥ 1" in shown
+
+
+def test_env_lists_the_bundled_models(cli):
+    found = cli("env", "--json").json
+    assert found["builtin_models"]
+    assert found["packages"]["torch"]
+    assert found["builtin_models"][0] in cli("env").out
+
+
+def test_sites(cli, checkpoint):
+    found = cli("sites", checkpoint, "--json").json["sites"]
+    assert [site["role"] for site in found] == ["norm"] * 4 + ["final_norm"]
+    assert found[0]["bias_into"][0] == "model.layers.0.self_attn.q_proj"
+    assert found[-1]["bias_into"] == []
+    everything = cli("sites", checkpoint, "--role", "all", "--json").json["sites"]
+    assert {site["role"] for site in everything} == {
+        "norm",
+        "final_norm",
+        "residual",
+        "mlp",
+        "heads",
+    }
+    assert "5 sites" in cli("sites", checkpoint).out
+
+
+def test_names_of_the_package_are_there_and_import_no_torch():
+    listed = python("import sys, equipoise; print('torch' in sys.modules, *dir(equipoise))").split()
+    assert listed[0] == "False"
+    assert set(equipoise.__all__) <= set(listed)
+    for name in equipoise.__all__:
+        assert getattr(equipoise, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'adit'"):
+        _ = equipoise.adit
+
+
+def test_listings_need_no_torch():
+    code = "import sys; from equipoise.cli import main; code = main({!r}); "
+    for words in (["--help"], ["tasks"], ["run", "--help"]):
+        last = python(f"{code.format(words)}print(code, 'torch' in sys.modules)").splitlines()[-1]
+        assert last == "0 False"
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "equipoise", "tasks", "coreference", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    assert process.stderr
+    assert process.stderr.read() == ""
+    process.wait(timeout=60)
+
+
+def test_an_ascii_terminal_gets_a_question_mark_not_an_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "equipoise", "run", "--strengths", "ω"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"equipoise: --strengths: '?' is not a number")

@@ -1,0 +1,293 @@
+"""FairSteer as a method: presets, identities, the artifact, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fairsteer_runs import asked, fit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lettered_task import lettered_task
+
+from equipoise.decisions import Decisions
+from equipoise.decisions.decide import decide
+from equipoise.errors import EquipoiseError
+from equipoise.methods import METHODS
+from equipoise.methods.fairsteer import FairSteerConfig, data
+from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
+from equipoise.methods.fairsteer.lettering import rotations
+from equipoise.methods.gating.examples import POSITIVE
+from equipoise.models import Model
+from equipoise.steering import ProbeGate, Steering
+from equipoise.tasks import Item
+from equipoise.tasks.letters import LETTERS, lettered
+
+# ---- identities
+
+
+def batch(model: Model) -> dict[str, torch.Tensor]:
+    prompts = [item.prompt for item in lettered_task().items[:4]]
+    model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
+    return dict(model.tokenizer(prompts, return_tensors="pt", padding=True))
+
+
+@pytest.mark.parametrize("preset", ["clean", "as-released"])
+def test_all_unbiased_probe_is_the_base_to_the_bit(tiny: Model, preset: str) -> None:
+    steering = fit(tiny, preset=preset, layer=1).steering
+    assert isinstance(steering.gate, ProbeGate)
+    steering.gate.bias.fill_(-1e9)
+    inputs = batch(tiny)
+    with torch.no_grad():
+        base = tiny.hf(**inputs).logits
+        with steering.applied(tiny, strength=1.0):
+            assert torch.equal(tiny.hf(**inputs).logits, base)
+        steering.gate.bias.fill_(1e9)
+        with steering.applied(tiny, strength=1.0):
+            assert not torch.equal(tiny.hf(**inputs).logits, base)
+
+
+def test_alpha_zero_is_the_identity(tiny: Model) -> None:
+    steering = fit(tiny, alpha=0.0, gate="off", scope="all").steering
+    inputs = batch(tiny)
+    with torch.no_grad():
+        base = tiny.hf(**inputs).logits
+        with steering.applied(tiny, strength=1.0):
+            assert torch.equal(tiny.hf(**inputs).logits, base)
+
+
+def test_alpha_is_the_length_at_strength_one(tiny: Model) -> None:
+    one, three = (fit(tiny, alpha=alpha, layer=0).steering for alpha in (1.0, 3.0))
+    v, longer = (next(s.parameters()) for s in (one, three))
+    torch.testing.assert_close(longer, 3 * v)
+
+
+# ---- choices
+
+
+def test_presets() -> None:
+    clean, released = FairSteerConfig(), FairSteerConfig(preset="as-released")
+    assert (clean.unit, clean.splits, clean.permute, clean.balance) == ("row", "task", True, True)
+    assert (released.unit, released.splits, released.layer_by) == ("token", "released", "accuracy")
+    assert [released.permute, released.balance, released.standardise] == [False] * 3
+    assert released.false_firing is None
+    assert FairSteerConfig(preset="as-released", unit="row").unit == "row"
+
+
+def test_clean_never_sees_the_test_split_and_released_does(tiny: Model) -> None:
+    request = asked(tiny)
+    train, held_out = data.pools(request, FairSteerConfig())
+    assert {i.split for i in train.items} == {"train"}
+    assert {i.split for i in held_out.items} == {"validation"}
+    train, held_out = data.pools(request, FairSteerConfig(preset="as-released"))
+    assert {i.split for i in train.items} == {"train", "validation", "test"}
+    assert len(train.items) == round(0.8 * len(request.task.items))
+    assert not set(train.items) & set(held_out.items)
+    assert "not held out" in fit(tiny, preset="as-released", layer=0).notes[-1]
+
+
+def test_clean_fit_does_not_depend_on_test_items(tiny: Model) -> None:
+    task = lettered_task()
+    kept = task.with_items(i for i in task.items if i.split != "test")
+    assert fit(tiny, task).steering.digest == fit(tiny, kept).steering.digest
+
+
+@pytest.mark.parametrize(
+    ("scope", "saved"),
+    [("last", "last_prompt"), ("answer", "last_prompt+generated"), ("all", "all")],
+)
+def test_scope(tiny: Model, scope: str, saved: str) -> None:
+    assert str(fit(tiny, scope=scope, layer=0).steering.scope) == saved
+
+
+def test_gate_soft_hard_off(tiny: Model) -> None:
+    soft, hard, off = (fit(tiny, gate=g, layer=1).steering for g in ("soft", "hard", "off"))
+    assert isinstance(soft.gate, ProbeGate)
+    assert isinstance(hard.gate, ProbeGate)
+    assert soft.gate.soft
+    assert not hard.gate.soft
+    torch.testing.assert_close(soft.gate.weight, hard.gate.weight)
+    assert off.gate is None
+
+
+@pytest.mark.parametrize("by", ["probe", "accuracy", "steered"])
+def test_layer_choice_takes_the_best(tiny: Model, by: str) -> None:
+    outcome = fit(tiny, layer_by=by)
+    best = max(outcome.history, key=lambda row: row["score"])
+    assert list(outcome.steering.transforms) == [f"model.layers.{best['layer']:.0f}"]
+
+
+def test_several_layers_have_their_gate_first(tiny: Model) -> None:
+    steering = fit(tiny, n_layers=2).steering
+    assert list(steering.transforms) == ["model.layers.0", "model.layers.1"]
+    assert steering.gate is not None
+    assert steering.gate.site == "model.layers.0"
+    with steering.applied(tiny) as attachment:
+        assert attachment.gate_first
+
+
+def test_report_names_every_kind(tiny: Model) -> None:
+    outcome = fit(tiny)
+    gate = outcome.steering.info.extra["gate"]
+    kinds = {AMBIGUOUS, UNAMBIGUOUS, "questions: when", "questions: where"}
+    assert set(gate["false_firing"]) == set(gate["left_out"]) == kinds
+    assert {"auroc", "balanced_accuracy", "brier", "calibration_error"} <= set(gate)
+    ambiguous = outcome.steering.info.extra["ambiguous_rate"]
+    assert ambiguous["n"] == sum(i.ambiguous for i in lettered_task().split("validation"))
+    assert 0 <= ambiguous["low"] <= ambiguous["estimate"] <= ambiguous["high"] <= 1
+
+
+# ---- labels and letters
+
+
+def test_labels_on_a_hand_made_table() -> None:
+    sides = ("pro", "anti", "abstain")
+    items, answers, wanted = zip(
+        *[
+            (Item(id=f"{i}", prompt="p", options=LETTERS[:3], sides=sides, answer=right), said, y)
+            for i, (right, said, y) in enumerate(
+                [
+                    (None, 0, POSITIVE),
+                    (None, 1, None),
+                    (None, 2, AMBIGUOUS),
+                    (0, 0, UNAMBIGUOUS),  # the stereotyped answer is right
+                    (1, 0, POSITIVE),
+                    (1, 1, UNAMBIGUOUS),
+                    (0, 1, None),
+                    (0, 2, None),
+                ]
+            )
+        ],
+        strict=True,
+    )
+    assert kinds_of(Decisions(items, np.eye(3)[list(answers)])) == list(wanted)
+
+
+def test_without_an_abstention_the_other_answer_is_fair() -> None:
+    item = Item(id="x", prompt="p", options=("he", "she"), sides=("pro", "anti"))
+    assert kinds_of(Decisions((item, item), np.eye(2))) == [POSITIVE, AMBIGUOUS]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.text("abc .:\n", min_size=1, max_size=8), min_size=3, max_size=5),
+    st.text("xyz\n. ", max_size=20),
+)
+def test_rotations_put_every_choice_under_every_letter(texts: list[str], question: str) -> None:
+    sides = ("pro", "anti", "abstain", None, None)[: len(texts)]
+    prompt = lettered(question, texts)
+    item = Item(id="x", prompt=prompt, options=LETTERS[: len(texts)], sides=sides)
+    turned = rotations(item)
+    assert turned[0] == item
+    if any("\n" in text for text in texts):
+        return
+    assert len(turned) == len(texts)
+    for side, text in zip(sides[:3], texts, strict=False):
+        under = [other.sides.index(side) for other in turned if other.sides]
+        assert sorted(under) == list(range(len(texts)))
+        for other, place in zip(turned, under, strict=True):
+            assert f"\n{LETTERS[place]}. {text}\n" in f"\n{other.prompt}"
+
+
+def test_options_in_words_are_left_alone() -> None:
+    item = Item(id="x", prompt="Who?\nAnswer:", options=("he", "she"), sides=("pro", "anti"))
+    assert rotations(item) == (item,)
+
+
+# ---- the artifact
+
+
+@pytest.mark.parametrize("preset", ["clean", "as-released"])
+def test_artifact_keeps_the_gate(tiny: Model, tmp_path: Path, preset: str) -> None:
+    outcome = fit(tiny, preset=preset, alpha=2.0)
+    outcome.steering.save_pretrained(tmp_path)
+    again = Steering.from_pretrained(tmp_path)
+    assert again.digest == outcome.steering.digest
+    assert again.structure() == outcome.steering.structure()
+    items = lettered_task().split("test")
+    one, other = (
+        decide(tiny, items, steering=s, strengths=[1.0]) for s in (outcome.steering, again)
+    )
+    np.testing.assert_array_equal(one[0].scores, other[0].scores)
+
+
+# ---- what is refused
+
+
+def test_a_probe_at_chance_is_refused_unless_forced(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match=r"does not beat chance.*force_gate=true"):
+        fit(tiny, layer=0, force_gate=False)
+    assert any("forced" in note for note in fit(tiny, layer=0).notes)
+    assert fit(tiny, layer=0, gate="off", force_gate=False).steering.gate is None
+
+
+def test_one_class_only(tiny: Model) -> None:
+    """A model that never follows the stereotype leaves a probe nothing to tell apart."""
+    task = lettered_task()
+    (found,) = decide(tiny, task.items)
+    turned = {
+        0: ("abstain", "pro", "anti"),
+        1: ("anti", "abstain", "pro"),
+        2: ("pro", "anti", "abstain"),
+    }
+    fair = [
+        replace(item, sides=turned[k], answer=None if item.ambiguous else k)
+        for item, k in zip(task.items, found.scores.argmax(1).tolist(), strict=True)
+    ]
+    with pytest.raises(EquipoiseError, match=r"no answer is stereotyped among .* one class"):
+        fit(tiny, task.with_items(fair))
+    assert fit(tiny, task.with_items(fair), gate="off").steering.gate is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sides": None}, "no item of its train split has sides"),
+        ({"sides": ("anti", "anti", "abstain")}, "no ambiguous item"),
+    ],
+)
+def test_items_that_cannot_tell(tiny: Model, change: dict[str, Any], said: str) -> None:
+    task = lettered_task()
+    items = [replace(item, **change) for item in task.items]
+    with pytest.raises(EquipoiseError, match=said):
+        fit(tiny, task.with_items(items))
+
+
+def test_a_vector_without_length(tiny: Model) -> None:
+    letters = [tiny.tokenizer.encode(f"x: {letter}")[-1] for letter in "ABC"]
+    tiny.hf.model.embed_tokens.weight[letters] = tiny.hf.model.embed_tokens.weight[letters[0]]
+    with pytest.raises(EquipoiseError, match="norm 0: fair and stereotyped answers look alike"):
+        fit(tiny, layer=0, gate="off")
+
+
+def test_letters_that_tokenise_apart(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = type(tiny.tokenizer).encode
+
+    def apart(self: Any, text: str, **kwargs: Any) -> Any:
+        ids = original(self, text, **kwargs)
+        if text.endswith((": A", ": B", ": C")):
+            ids = [*ids[:-1], *original(self, "x"), ids[-1]]
+        return ids
+
+    monkeypatch.setattr(type(tiny.tokenizer), "encode", apart)
+    with pytest.raises(EquipoiseError, match=r"reads the letter 'A' after the prompt as 2 tokens"):
+        fit(tiny, layer=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"layer": 7}, "blocks 0 to 1"),
+        ({"layer": 1, "n_layers": 2}, "layer names one block"),
+        ({"alpha": -1}, "alpha"),
+        ({"preset": "fast"}, "preset"),
+        ({"scoop": "all"}, "did you mean 'scope'"),
+    ],
+)
+def test_settings_are_checked(tiny: Model, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(EquipoiseError, match=said):
+        METHODS.get("fairsteer").fit(asked(tiny), METHODS.get("fairsteer").configure(**given))

@@ -1,0 +1,223 @@
+"""Gates from labelled prompts: thresholds, reports, decisions, and DSO under a gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fairsteer_runs import anchors, asked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lettered_task import lettered_task
+
+from equipoise.decisions.decide import decide
+from equipoise.errors import EquipoiseError
+from equipoise.methods import METHODS, FitOutcome
+from equipoise.methods.gating import Examples, GateOptions, build_gate, fit_gate
+from equipoise.methods.gating.ambiguity import anchor_kinds
+from equipoise.methods.gating.probe import balanced_weights, fit_probe
+from equipoise.methods.gating.threshold import threshold_for
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.tasks import Item
+
+# ---- thresholds
+
+shares = st.lists(st.floats(0, 0.99, width=32), min_size=1, max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shares, st.lists(shares, min_size=1, max_size=3), st.floats(0, 0.9))
+def test_threshold_keeps_the_rate_and_loses_no_positive_it_could_keep(
+    positive: list[float], negative: list[list[float]], rate: float
+) -> None:
+    p, kinds = np.float32(positive), [np.float32(values) for values in negative]
+    t = threshold_for(p, kinds, rate)
+    assert t == np.float32(t)
+
+    def fires(threshold: float) -> bool:
+        return all((q >= np.float32(threshold)).mean() <= rate + 1e-9 for q in kinds)
+
+    assert fires(t)
+    possible = [x for x in p if fires(float(x))]
+    assert (p >= np.float32(t)).sum() == len(possible)
+
+
+def test_threshold_lies_in_the_middle_of_a_gap() -> None:
+    p = np.float32([0.8, 0.9])
+    assert threshold_for(p, [np.float32([0.1, 0.2]), np.float32([0.4])], 0.0) == pytest.approx(0.6)
+    # Half of a kind may fire, but nothing is won by it.
+    assert threshold_for(p, [np.float32([0.1, 0.2])], 0.5) == pytest.approx(0.5)
+
+
+def clouds(seed: int = 0, n: int = 60) -> Examples:
+    """Positives and two kinds of negatives that differ in other coordinates."""
+    rng = np.random.default_rng(seed)
+    centre = {"positive": [2, 0, 0], "near": [0, 2, 0], "far": [2, 0, -4]}
+    kinds = np.repeat(np.array(list(centre), dtype=object), n)
+    h = np.concatenate([rng.normal(c, 1.0, (n, 3)) for c in centre.values()])
+    return Examples(h.astype(np.float32), kinds, np.arange(len(kinds)))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3])
+def test_false_firing_is_as_wanted(rate: float) -> None:
+    gate, report = build_gate("x", clouds(0), clouds(1), GateOptions(false_firing=rate))
+    assert report.held_out
+    assert report.wanted_false_firing == rate
+    assert all(r.estimate <= rate for r in report.false_firing.values())
+    fresh = clouds(1)
+    opens = gate(torch.from_numpy(fresh.h)).numpy()
+    for kind, found in report.false_firing.items():
+        assert found.estimate == pytest.approx(opens[fresh.kinds == kind].mean())
+    assert report.opens.estimate == pytest.approx(opens[fresh.opens].mean())
+
+
+def test_a_kind_left_out_is_reported_as_it_is() -> None:
+    """Told apart by the third coordinate only: who never saw that kind fires on all of it."""
+    _, report = build_gate("x", clouds(0), clouds(1), GateOptions())
+    assert report.false_firing["far"].estimate <= 0.02
+    assert report.left_out["far"].estimate > 0.3
+    assert report.left_out["far"].n == 120
+    assert report.auroc > 0.9
+    one_kind = clouds(0).only(clouds(0).kinds != "near")
+    _, report = build_gate("x", one_kind, clouds(1), GateOptions())
+    assert report.left_out == {}
+    assert "nothing is known of others" in report.notes()[-1]
+
+
+def test_weights_balance_sides_kinds_and_hard_ones() -> None:
+    examples = clouds().only(np.r_[0:60, 60:70, 120:180])
+    weights = balanced_weights(examples, hard=["near"])
+    assert weights.sum() == pytest.approx(len(examples))
+    share = {k: weights[examples.kinds == k].sum() / len(examples) for k in ("near", "far")}
+    assert share == pytest.approx({"near": 0.25, "far": 0.25})
+    assert weights[examples.opens].sum() == pytest.approx(len(examples) / 2)
+
+
+def test_standardised_probe_does_not_see_units() -> None:
+    examples, scale = clouds(), np.float32([1, 100, 0.01])
+    scaled = Examples(examples.h * scale, examples.kinds, examples.clusters)
+    p, q = (
+        fit_probe(e, "x").probability(torch.from_numpy(e.h)).numpy() for e in (examples, scaled)
+    )
+    np.testing.assert_allclose(p, q, atol=1e-4)
+    constant = Examples(np.pad(examples.h, ((0, 0), (0, 1))), examples.kinds, examples.clusters)
+    assert fit_probe(constant, "x").weight[-1] == 0
+
+
+def test_chance_is_told() -> None:
+    rng = np.random.default_rng(0)
+    noise = clouds()
+    noise = Examples(rng.normal(size=noise.h.shape).astype(np.float32), noise.kinds, noise.clusters)
+    _, report = build_gate("x", noise, noise.only(np.r_[0:180:7]), GateOptions())
+    assert not report.beats_chance
+    _, report = build_gate("x", clouds(0), clouds(1), GateOptions())
+    assert report.beats_chance
+
+
+def test_missing_sides_are_named() -> None:
+    examples = clouds()
+    for keep, word in ((examples.opens, "shut"), (~examples.opens, "open")):
+        with pytest.raises(EquipoiseError, match=f"should {word} on"):
+            build_gate("x", examples.only(keep), examples, GateOptions())
+    _, report = build_gate("x", examples, examples.only(examples.opens), GateOptions())
+    assert not report.held_out
+    assert "TRAINING" in report.notes()[0]
+
+
+# ---- prompts
+
+
+def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
+    task = lettered_task()
+    open_ones = [i for i in task.split("train") if i.ambiguous]
+    gate, report = fit_gate(
+        tiny,
+        open_ones,
+        anchor_kinds(task, anchors(task, "train")) | {"texts": ["He left the shop. " * 3] * 3},
+        ["model.layers.0", "model.layers.1"],
+        options=GateOptions(soft=True),
+    )
+    assert set(report.false_firing) >= {"texts", "questions: when", "unambiguous: nurse"}
+    steering = Steering({"model.layers.1": _shift()}, gate=gate)
+    items = task.split("validation")[:7]
+    alone = [_opening(tiny, steering, [item])[0] for item in items]
+    for order in (range(7), [3, 1, 6, 0, 2, 5, 4]):
+        found = _opening(tiny, steering, [items[i] for i in order])
+        np.testing.assert_allclose(found, [alone[i] for i in order], atol=1e-5)
+
+
+def _shift() -> Any:
+    from equipoise.steering import Additive
+
+    return Additive(torch.ones(32))
+
+
+def _opening(model: Model, steering: Steering, items: list[Item]) -> list[float]:
+    """Row decisions of one left-padded batch."""
+    tokenizer = model.tokenizer
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    inputs = tokenizer([i.prompt for i in items], return_tensors="pt", padding=True)
+    mask = inputs["attention_mask"]
+    with steering.applied(model) as attachment, torch.no_grad():
+        model.hf(
+            input_ids=inputs["input_ids"],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        )
+        assert attachment.decisions is not None
+        return attachment.decisions.tolist()
+
+
+# ---- DSO under a gate
+
+
+def gated_dso(model: Model, **settings: Any) -> FitOutcome:
+    method = METHODS.get("dso")
+    small = {"steps": 4, "twins_per_step": 4, "anchors_per_step": 3, "force_gate": True}
+    return method.fit(asked(model), method.configure(**small | {"gate": "hard"} | settings))
+
+
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_dso_learns_under_its_gate(tiny: Model, tmp_path: Path, gate: str) -> None:
+    outcome = gated_dso(tiny, gate=gate)
+    steering = outcome.steering
+    assert steering.gate is not None
+    assert steering.gate.site in ("model.layers.0", "model.layers.1")
+    assert steering.n_nonzero > 0
+    assert any("left out" in note for note in outcome.notes)
+    assert set(steering.info.extra["gate"]["train"]) >= {"positive", "unambiguous: nurse"}
+    items = lettered_task().split("test")
+    steering.save_pretrained(tmp_path)
+    again = Steering.from_pretrained(tmp_path)
+    one, other = (decide(tiny, items, steering=s, strengths=[1.0])[0] for s in (steering, again))
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_a_shut_gate_leaves_prompts_as_they_were(tiny: Model) -> None:
+    """Where the gate is shut: the base's decision; where it is open: the ungated map's."""
+    steering = gated_dso(tiny, learning_rate=0.05, kl_ambiguous=5.0, kl_anchor=5.0).steering
+    items = list(lettered_task().split("validation", "test"))
+    opens = np.array([_opening(tiny, steering, [item])[0] for item in items])
+    assert 0 < opens.mean() < 1
+    (base,) = decide(tiny, items)
+    (gated,) = decide(tiny, items, steering=steering, strengths=[1.0])
+    free = Steering(steering.transforms)
+    (ungated,) = decide(tiny, items, steering=free, strengths=[1.0])
+    np.testing.assert_allclose(gated.scores[opens == 0], base.scores[opens == 0], atol=1e-5)
+    np.testing.assert_allclose(gated.scores[opens == 1], ungated.scores[opens == 1], atol=1e-5)
+    assert np.abs(ungated.scores - base.scores).max() > 1e-3
+
+
+def test_gate_layer_and_refusals(tiny: Model) -> None:
+    steering = gated_dso(tiny, gate_layer=1, steps=1).steering
+    assert steering.gate is not None
+    assert steering.gate.site == "model.layers.1"
+    with pytest.raises(EquipoiseError, match="blocks 0 to 1"):
+        gated_dso(tiny, gate_layer=2)
+    with pytest.raises(EquipoiseError, match="answers='options' only"):
+        gated_dso(tiny, answers="text", estimator="ppo")

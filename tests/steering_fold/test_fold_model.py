@@ -1,0 +1,132 @@
+"""Folding in memory: it is the steered model, and the base model does not notice."""
+
+import pytest
+import torch
+from fold_zoo import STRENGTH, build, logits, random_steering, slowly_steered
+
+from equipoise.errors import SteeringError
+from equipoise.steering import Additive, Affine, ProbeGate, Replace, Scale, Steering
+from equipoise.steering.fold import fold
+
+# Norms that keep γ, γ − 1, γ with a bias; Linear and Conv1D; tied heads; flags on and off.
+FAMILIES = [
+    ("llama", "LlamaForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("gemma2", "Gemma2ForCausalLM"),
+    ("gemma3_text", "Gemma3ForCausalLM"),
+    ("gpt2", "GPT2LMHeadModel"),
+    ("opt", "OPTForCausalLM"),
+    ("phi", "PhiForCausalLM"),
+    ("nemotron", "NemotronForCausalLM"),
+    ("mamba", "MambaForCausalLM"),
+    ("llava", "LlavaForConditionalGeneration"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), FAMILIES)
+def test_folded_is_the_slowly_steered_model(kind, name):
+    model = build(kind, name)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    steering = random_steering(model)
+    wanted = slowly_steered(model, steering, STRENGTH)
+    folded = fold(model, steering, STRENGTH)
+    assert torch.allclose(logits(folded), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+    assert not torch.allclose(logits(model), wanted, rtol=1e-2)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.config.to_dict().get("attention_bias") in (None, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "homes"),
+    [
+        ("llama", "LlamaForCausalLM", 4),
+        ("qwen2", "Qwen2ForCausalLM", 2),
+        ("gpt2", "GPT2LMHeadModel", 4),
+        ("mistral", "MistralForCausalLM", 0),
+    ],
+)
+def test_the_foldable_profile_has_the_biases_it_can_have(kind, name, homes):
+    steering = Steering.identity(build(kind, name))
+    assert sum(t.b is not None for t in steering.transforms.values()) == homes
+
+
+def test_strength_zero_folds_to_the_base():
+    model = build("llama", "LlamaForCausalLM")
+    folded = fold(model, random_steering(model, foldable=False), 0.0)
+    assert torch.equal(logits(folded), logits(model))
+
+
+@pytest.mark.parametrize("form", ["additive", "scale", "replace", "span"])
+def test_every_map_of_the_form_a_h_plus_b_folds(form):
+    model = build("gpt2", "GPT2LMHeadModel")
+    path = "transformer.h.1.ln_2"
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    transforms = {
+        "additive": {path: Additive(vector)},
+        "scale": {path: Scale(vector)},
+        "replace": {path: Replace(vector)},
+        "span": {f"{path}[16:32]": Affine(vector[:16]), f"{path}[32:48]": Additive(vector[:16])},
+    }
+    steering = Steering(transforms[form])
+    with steering.applied(model, STRENGTH):
+        wanted = logits(model)
+    assert torch.allclose(logits(fold(model, steering, STRENGTH)), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_copy_shares_what_it_does_not_change():
+    model = build("gpt2", "GPT2LMHeadModel")
+    folded = fold(model, random_steering(model), STRENGTH)
+    old, new = dict(model.named_parameters()), dict(folded.named_parameters())
+    same = {k for k in old if old[k].data_ptr() == new[k].data_ptr()}
+    assert {k for k in old if ".ln_" not in k} == same
+    assert all(old[k] is not new[k] for k in old)
+    assert folded.lm_head.weight is folded.transformer.wte.weight
+
+
+def test_llama_export_is_exact_and_takes_every_bias_but_the_last():
+    model = build("qwen2", "Qwen2ForCausalLM")
+    steering = random_steering(model, foldable=False)
+    steering.transforms["model.norm"].b = None
+    with pytest.raises(SteeringError, match=r"2 norms .*post_attention_layernorm.*--as-llama"):
+        fold(model, steering, STRENGTH)
+    wanted = slowly_steered(model, steering, STRENGTH)
+    folded = fold(model, steering, STRENGTH, as_llama=True)
+    assert type(folded).__name__ == "LlamaForCausalLM"
+    assert folded.config.attention_bias
+    assert folded.config.mlp_bias
+    assert torch.allclose(logits(folded), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+
+
+def refuse(match, steering=None, strength=STRENGTH, kind="llama:LlamaForCausalLM", **settings):
+    model = build(*kind.split(":"))
+    given = steering(model) if steering else random_steering(model)
+    with pytest.raises(SteeringError, match=match):
+        fold(model, given, strength, **settings)
+
+
+def test_refusals_say_why():
+    refuse("no place for the bias of 1 norms", lambda m: random_steering(m, foldable=False))
+    refuse("finite", strength=float("nan"))
+    refuse("no Llama under another name", as_llama=True)
+    refuse("sliding", kind="mistral:MistralForCausalLM", as_llama=True)
+    refuse("only what a norm returns", lambda m: Steering({"model.layers.0": Additive(ones())}))
+    refuse(
+        "the input of", lambda m: Steering({"model.layers.0.self_attn.o_proj@input": Scale(ones())})
+    )
+    refuse("all tokens alike", lambda m: Steering({"model.norm": Affine(ones())}, "last_prompt"))
+    gate = ProbeGate("model.layers.0", ones())
+    refuse("gated", lambda m: Steering({"model.norm": Affine(ones())}, gate=gate))
+    refuse("has no weight that scales", kind="olmo:OlmoForCausalLM")
+    refuse("another model", lambda m: Steering({"model.norm": Affine(torch.ones(7))}))
+
+
+def test_an_attached_model_is_refused():
+    model = build("llama", "LlamaForCausalLM")
+    steering = random_steering(model)
+    with steering.applied(model), pytest.raises(SteeringError, match="detach"):
+        fold(model, steering, STRENGTH)
+
+
+def ones():
+    return torch.ones(64)

@@ -1,0 +1,400 @@
+"""The loop end to end, and who may see which items."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.decisions import Decisions
+from equipoise.errors import EquipoiseError
+from equipoise.methods import Anchors
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.study import Result, Settings, audit, fit, run, sweep
+from equipoise.study import measure as measuring
+from equipoise.study.study import MAX_ANCHORS, anchors_of
+from equipoise.tasks import Capability, Task, load_task
+from equipoise.tasks.documents import Document
+from equipoise.tasks.item import Item, Split
+from equipoise.tasks.splits import assign_splits
+from small_tasks import OCCUPATIONS, anchor, small_task, twin
+
+TINY: dict[str, Any] = {"steps": 2, "twins_per_step": 4, "anchors_per_step": 4}
+TEXT = "The nurse said that she left the office, and he was late."
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+READING = Capability(
+    name="perplexity:x",
+    kind="perplexity",
+    documents=tuple(Document(f"{TEXT} {s}", s) for s in SPLITS for _ in range(3)),
+)
+SKILL = Capability(
+    name="places",
+    kind="accuracy",
+    items=tuple(anchor(number, split) for split in SPLITS for number in range(6)),
+)
+
+
+def whole_task() -> Task:
+    """Three splits, and one occupation that is held out of them."""
+    task = small_task((3, 3, 3))
+    held_out = [item for number in range(3) for item in twin("carpenter", number, "unseen")]
+    asked = [item for item in task.items if "carpenter" not in item.contexts]
+    return task.with_items([*asked, *held_out])
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [n for inner in value.values() for n in numbers(inner)]
+    if isinstance(value, list):
+        return [n for inner in value for n in numbers(inner)]
+    return [value] if isinstance(value, float) else []
+
+
+# ---- the contract
+
+
+BIAS = {"estimate", "low", "high", "plug_in", "parity"}
+LIMITS = {"estimate", "low", "high"}
+ROW = {
+    "per_occupation_bias": BIAS,
+    "per_occupation_bias_greedy": BIAS,
+    "per_occupation_bias_answered": BIAS,
+    "stereotype_gap": LIMITS,
+    "twins": {"distance", "greedy_flips"},
+    "shares": {"first_option", "classes"},
+    "unambiguous_accuracy": LIMITS | {"answered_only", "coverage"},
+    "abstention": LIMITS,
+    "capability": {"places", "perplexity:x"},
+    "kl": {"ambiguous", "anchor"},
+    "by_occupation": {"nurse", "mechanic", "secretary"},
+}
+
+
+def test_run_writes_the_contract(tiny: Model, tmp_path: Path) -> None:
+    task = whole_task()
+    seen: list[tuple[str, int, int]] = []
+    result, steering = run(
+        tiny,
+        task,
+        strengths=[1.0, 0.5, 1.0],
+        capability=[SKILL, READING],
+        max_capability_drop=1.0,
+        report=lambda phase, done, of, figures: seen.append((phase, done, of)),
+        **TINY,
+    )
+    path = tmp_path / "results.json"
+    result.save(path)
+    data = json.loads(path.read_text())
+    assert data["schema"] == "equipoise/results/1"
+    assert data["model"].keys() >= {"name", "fingerprint"}
+    assert data["task"]["name"] == "small"
+    assert data["task"]["digest"] == task.digest
+    ambiguous = sum(item.ambiguous for item in task.items)
+    assert data["task"]["items"] == {
+        "ambiguous": ambiguous,
+        "unambiguous": len(task.items) - ambiguous,
+    }
+    assert data["method"] == "dso"
+    assert data["steering"] == {
+        "digest": steering.digest,
+        "sites": len(steering.transforms),
+        "parameters": steering.n_parameters,
+        "nonzero": steering.n_nonzero,
+    }
+    assert set(data["wall_seconds"]) == {"audit", "fit", "sweep"}
+    assert data["wall_seconds"]["fit"] > 0
+    assert data["environment"]["packages"]["torch"]
+    assert len(data["fit"]["history"]) == 2
+    for rows in (data["sweep"], data["validation"]):
+        assert [row["strength"] for row in rows] == [0.0, 0.5, 1.0]
+        for row in rows:
+            for name, keys in ROW.items():
+                assert keys <= set(row[name]), name
+            for bars in row["by_occupation"].values():
+                assert {"n", "pro", "anti", "abstain"} <= set(bars)
+            for name in SKILL.name, READING.name:
+                assert set(row["capability"][name]) >= LIMITS
+    assert all(math.isfinite(n) for n in numbers(data))
+    base, top = data["sweep"][0], data["sweep"][-1]
+    assert base["kl"] == {"ambiguous": 0.0, "anchor": 0.0}
+    assert top["kl"]["ambiguous"] > 0
+    assert base["unambiguous_accuracy"]["drop"]["estimate"] == 0
+    assert base["capability"][READING.name]["drop"]["estimate"] == 0
+    # Occupations no fit has seen stand on their own.
+    assert "carpenter" not in base["by_occupation"]
+    assert set(base["held_out"]) == {
+        "per_occupation_bias",
+        "per_occupation_bias_greedy",
+        "unambiguous_accuracy",
+    }
+    assert "held_out" not in data["validation"][0]
+    assert data["chosen"]["strength"] in {0.0, 0.5, 1.0}
+    assert data["chosen"]["rule"]
+    assert steering.info.recommended_strength == data["chosen"]["strength"]
+    assert steering.info.task_digest == task.digest
+    assert steering.info.extra["config"]["steps"] == 2
+    for phase in ("fit", "choose", "sweep"):
+        done = [(d, of) for p, d, of in seen if p == phase]
+        assert done[-1][0] == done[-1][1]
+
+
+def test_rows_are_of_the_split_they_say(tiny: Model) -> None:
+    """Test items are not measured for the choice, nor the others for the report."""
+    sizes: dict[Split, int] = {"train": 4, "validation": 2, "test": 3}
+    items = [
+        item
+        for split, size in sizes.items()
+        for occupation in OCCUPATIONS
+        for number in range(size)
+        for item in twin(occupation, number, split)
+    ]
+    result = sweep(tiny, Task("x", tuple(items)), Steering.identity(tiny), [1.0, 0.0])
+    assert [row["by_occupation"]["nurse"]["n"] for row in result.rows] == [6, 6]
+    assert [row["by_occupation"]["nurse"]["n"] for row in result.validation] == [4, 4]
+    assert result.rows[0]["unambiguous_accuracy"] is None
+
+
+def test_audit_of_a_task_file(tiny: Model, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": item.id,
+            "context": list(item.contexts),
+            "prompt": item.prompt,
+            "options": list(item.options),
+            "sides": list(item.sides or ()),
+            "twin": item.twin,
+        }
+        for item in small_task(anchors=0).items
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(path)
+    result = audit(tiny, task)
+    (row,) = result.rows
+    assert row["strength"] == 0
+    assert row["kl"] == {"ambiguous": None, "anchor": None}
+    assert row["unambiguous_accuracy"] is None
+    assert row["capability"] == {}
+    assert sum(bars["n"] for bars in row["by_occupation"].values()) == len(rows)
+    assert result.data["steering"] is None
+    assert result.data["method"] == "none"
+    assert result.data["split"] == "all"
+    assert len(result.data["worst_items"]) == 12
+    json.dumps(result.to_dict(), allow_nan=False)
+    choice = result.choose(0.1)
+    assert choice.strength == 0
+    assert "never by the test split" in choice.rule
+
+
+def test_audit_of_one_split(tiny: Model) -> None:
+    (row,) = audit(tiny, whole_task(), split="test", capability=[SKILL]).rows
+    assert row["by_occupation"]["nurse"]["n"] == 6
+    assert row["capability"]["places"]["n"] == 6
+    with pytest.raises(EquipoiseError, match="no ambiguous item"):
+        audit(tiny, small_task(splits=("train",)), split="test")
+
+
+def test_settings_add_what_they_ask_for(tiny: Model) -> None:
+    settings = Settings(temperature=0.5, fair_decoding=False, normalise="mean")
+    (row,) = audit(tiny, small_task(), settings=settings).rows
+    assert row["at_temperature"]["temperature"] == 0.5
+    assert "seeded_hash" not in row
+    (row,) = audit(tiny, small_task()).rows
+    assert "at_temperature" not in row
+    assert set(row["seeded_hash"]) == {
+        "per_occupation_bias",
+        "twins",
+        "shares",
+        "unambiguous_accuracy",
+    }
+
+
+# ---- what a task cannot tell
+
+
+def fixed(monkeypatch: pytest.MonkeyPatch, log_share: Any) -> None:
+    """Every item is decided by a rule: log_share(item, option's index)."""
+
+    def decide(_model: Model, items: list[Item], **given: Any) -> list[Decisions]:
+        width = max(len(item.options) for item in items)
+        scores = np.full((len(items), width), -np.inf)
+        for i, item in enumerate(items):
+            scores[i, : len(item.options)] = [log_share(item, k) for k in range(len(item.options))]
+        return [
+            Decisions(tuple(items), scores, np.zeros(len(items)), w) for w in given["strengths"]
+        ]
+
+    monkeypatch.setattr(measuring, "decide", decide)
+
+
+def test_a_model_that_always_abstains_has_no_bias_to_tell(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed(monkeypatch, lambda item, k: 0.0 if item.options[k] == "unknown" else -100.0)
+    result = audit(tiny, small_task())
+    (row,) = result.rows
+    assert row["per_occupation_bias_answered"] is None
+    assert row["per_occupation_bias"] is None
+    assert row["per_occupation_bias_greedy"] is None
+    assert row["abstention"]["estimate"] == pytest.approx(1)
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_an_occupation_with_one_twin_is_left_out_and_said(tiny: Model) -> None:
+    (row,) = audit(tiny, small_task((1, 3, 3, 3), splits=("test",))).rows
+    bias = row["per_occupation_bias"]
+    assert list(bias["left_out"]) == ["nurse"]
+    assert bias["contexts"] == 3
+    assert row["by_occupation"]["nurse"]["n"] == 2
+
+
+def test_capability_without_documents_in_a_split_is_null(tiny: Model) -> None:
+    short = Capability(name="p", kind="perplexity", documents=(Document(TEXT, "test"),))
+    result = sweep(tiny, small_task(), Steering.identity(tiny), [0, 1], capability=[short])
+    assert [row["capability"]["p"] for row in result.validation] == [None, None]
+    assert result.rows[1]["capability"]["p"]["estimate"] > 1
+
+
+def test_diverged_model_is_an_error(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed(monkeypatch, lambda item, k: float("nan"))
+    with pytest.raises(EquipoiseError, match="not log-probabilities"):
+        audit(tiny, small_task())
+
+
+# ---- strengths
+
+
+def test_drops_are_against_strength_0_wherever_it_stands(tiny: Model) -> None:
+    steering = fit(tiny, small_task(), **TINY)
+    with pytest.warns(UserWarning, match="extrapolates"):
+        result = sweep(tiny, small_task(), steering, [2.0, 0.0, -3.0], capability=[SKILL, READING])
+    assert [row["strength"] for row in result.rows] == [-3.0, 0.0, 2.0]
+    base = result.row(0.0)
+    for row in result.rows:
+        accuracy, reading = row["unambiguous_accuracy"], row["capability"][READING.name]
+        assert accuracy["drop"]["estimate"] == pytest.approx(
+            base["unambiguous_accuracy"]["estimate"] - accuracy["estimate"]
+        )
+        assert reading["drop"]["estimate"] == pytest.approx(
+            reading["estimate"] / base["capability"][READING.name]["estimate"] - 1
+        )
+
+
+def test_strengths_are_sorted_and_measured_once(tiny: Model) -> None:
+    result = sweep(tiny, small_task(), Steering.identity(tiny), [1, 0.2, 1.0, 0.2])
+    assert [row["strength"] for row in result.rows] == [0.2, 1.0]
+    # The identity changes nothing, and the base was measured for the drop without being asked.
+    assert result.rows[0]["unambiguous_accuracy"]["drop"]["estimate"] == 0
+    with pytest.raises(EquipoiseError, match=r"strength 0\.4 was not measured; there is 0\.2, 1"):
+        result.row(0.4)
+    with pytest.raises(EquipoiseError, match="no strengths"):
+        sweep(tiny, small_task(), Steering.identity(tiny), [])
+
+
+def choosable(strength: float, bias: float, limit: float) -> dict[str, Any]:
+    drop = {"estimate": 0.0, "low": 0.0, "high": limit}
+    return {
+        "strength": strength,
+        "per_occupation_bias": {"estimate": bias, "low": bias, "high": bias},
+        "unambiguous_accuracy": {"estimate": 1.0, "drop": drop},
+        "capability": {},
+    }
+
+
+def test_strength_is_chosen_by_the_validation_rows_alone() -> None:
+    validation = [choosable(0, 0.5, 0), choosable(0.5, 0.3, 0.01), choosable(1, 0.1, 0.2)]
+    test = [choosable(0, 0.5, 0), choosable(0.5, 0.4, 0.5), choosable(1, 0.0, 0.0)]
+    result = Result({"sweep": test}, validation)
+    assert result.choose(0.02).strength == 0.5
+    assert result.data["chosen"]["strength"] == 0.5
+    assert result.data["chosen"]["split"] == "validation"
+    assert result.choose(0.2).strength == 1
+    assert Result({"sweep": test}).choose(0.02).strength == 0
+    between = result.choose(0.1, interpolate=True)
+    assert 0.5 < between.strength < 1
+
+
+# ---- who sees what
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(OCCUPATIONS)), max_size=60))
+def test_splits_share_no_twin_and_anchors_no_split(drawn: list[tuple[int, str]]) -> None:
+    items = [item for n, name in dict.fromkeys(drawn) for item in twin(name, n, "test")]
+    plain = [anchor(n, "test") for n, _ in dict.fromkeys(drawn)]
+    task = Task("x", assign_splits([*items, *plain], held_out={"carpenter"}), texts=(TEXT,))
+    where = defaultdict(set)
+    for item in task.items:
+        where[item.twin].add(item.split)
+        if "carpenter" in item.contexts:
+            assert item.split == "unseen"
+    assert all(len(splits) == 1 for splits in where.values())
+    for split in ("train", "validation"):
+        found = anchors_of(task, [SKILL, READING], split)
+        assert {item.split for item in found.items} <= {split}
+        assert all(item.answer is not None for item in found.items)
+        wanted = {d.text for d in READING.documents if d.split == split}
+        assert set(found.texts) == wanted | ({TEXT} if split == "train" else set())
+
+
+@pytest.mark.parametrize("name", ["coreference", "pronouns"])
+def test_built_in_tasks_keep_their_splits_apart(name: str) -> None:
+    task = load_task(name)
+    where = defaultdict(set)
+    for item in task.items:
+        where[item.twin].add(item.split)
+    assert all(len(splits) == 1 for splits in where.values())
+    seen = {c for item in task.split(*SPLITS) for c in item.contexts if item.ambiguous}
+    assert not seen & task.held_out_contexts
+    assert task.held_out_contexts
+    train = {(item.prompt, item.options) for item in anchors_of(task, (), "train").items}
+    later = {(item.prompt, item.options) for item in task.split("validation", "test", "unseen")}
+    assert not train & later
+
+
+def test_a_fit_reads_train_and_validation_only(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from equipoise.decisions import decide as deciding
+    from equipoise.methods.dso import pools
+
+    read: dict[str, set[str]] = {"train": set(), "check": set()}
+    encode = deciding.encode_item
+
+    def noting(where: str) -> Any:
+        def encode_item(model: Model, item: Item) -> Any:
+            read[where].add(item.split)
+            return encode(model, item)
+
+        return encode_item
+
+    monkeypatch.setattr(pools, "encode_item", noting("train"))
+    monkeypatch.setattr(deciding, "encode_item", noting("check"))
+    fit(tiny, whole_task(), capability=[SKILL], **TINY)
+    assert read == {"train": {"train"}, "check": {"validation"}}
+
+
+def test_anchors_by_hand_are_for_training_and_there_are_enough() -> None:
+    mine = Anchors(tuple(replace(anchor(n, "train"), id=str(n)) for n in range(2000)), (TEXT,))
+    found = anchors_of(small_task(), (), "train", mine)
+    assert len(found.items) == MAX_ANCHORS
+    assert found.texts == (TEXT,)
+    places = [int(item.id) for item in found.items if item.id.isdigit()]
+    assert 3 <= min(np.diff(places)) <= max(np.diff(places)) <= 4  # evenly spread
+    assert not anchors_of(small_task(anchors=0), (), "validation", mine)
+
+
+def test_bad_method_and_setting_are_named(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match=r"unknown method 'dos'.*did you mean"):
+        fit(tiny, small_task(), "dos")
+    with pytest.raises(EquipoiseError, match="did you mean 'steps'"):
+        fit(tiny, small_task(), step=3)
