@@ -77,6 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model_types", nargs="*", help="walk only these, and write no page")
     parser.add_argument("--results", type=Path, default=Path("walk.jsonl"), help="kept results")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -101,7 +102,7 @@ def main() -> int:
             kept_file.write(json.dumps(done[key]) + "\n")
         print(f"{i + 1}/{len(rows)} {row.architecture}: {done[key]['reason'] or 'ok'}", flush=True)
     if not args.model_types:
-        PAGE.write_text(page(list(done.values()), transformers.__version__), encoding="utf-8")
+        args.page.write_text(page(list(done.values()), transformers.__version__), encoding="utf-8")
     return 0
 
 

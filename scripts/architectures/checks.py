@@ -35,10 +35,11 @@ class Row:
         architecture: Class name.
         model_type: Its configuration's.
         kind: ``text`` or ``image-text``.
-        sites: Number of default norm sites; None: not built or not steered.
+        sites: Number of default norm sites; None: none found.
+        inner: How many of them are not the last norm.
         steers: Whether steering does what it must.
         slope: Whether slopes fold.
-        biases: At how many sites b has a home in a checkpoint.
+        biases: At how many of these b has a home in a checkpoint.
         both: Whether slopes and those biases fold.
         reason: Why not, where something is not.
         seconds: Wall time.
@@ -49,6 +50,7 @@ class Row:
     kind: str
     built: bool = False
     sites: int | None = None
+    inner: int = 0
     steers: bool = False
     slope: bool = False
     biases: int | None = None
@@ -78,6 +80,7 @@ def examine(row: Row) -> Row:
     try:
         sites = norm_sites(model)
         row.sites = len(sites)
+        row.inner = sum(site.role != "final_norm" for site in sites)
         asleep = _check_sites(model, sites, ids)
         _check_steering(model, ids, base)
         row.steers = True

@@ -14,7 +14,7 @@ def page(rows: Sequence[dict[str, Any]], version: str) -> str:
     def count(name: str) -> int:
         return sum(bool(row[name]) for row in rows)
 
-    full = sum(1 for r in rows if r["both"] and r["biases"] == (r["sites"] or 0) - 1)
+    full = sum(1 for row in rows if row["both"] and row["biases"] == row["inner"])
     lines = [
         "# Architectures",
         "",
@@ -36,11 +36,14 @@ def page(rows: Sequence[dict[str, Any]], version: str) -> str:
         f"{count('slope')} fold slopes, {count('both')} also fold biases ({full} at every norm "
         "but the last).",
         "",
+        "A steering leaves alone what it does not reach: where a class takes more than a text, or "
+        "needs a package that is not a dependency, the table says so.",
+        "",
         "| architecture | model type | built | sites | steers | fold slope | biases | why not |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda r: (r["kind"] == "image-text", r["model_type"])):
-        homes = "–" if row["biases"] is None else f"{row['biases']} of {row['sites'] - 1}"
+        homes = "–" if row["biases"] is None else f"{row['biases']} of {row['inner']}"
         cells = [
             row["architecture"],
             row["model_type"],

@@ -259,7 +259,8 @@ def test_items_that_cannot_tell(tiny: Model, change: dict[str, Any], said: str) 
 
 def test_a_vector_without_length(tiny: Model) -> None:
     letters = [tiny.tokenizer.encode(f"x: {letter}")[-1] for letter in "ABC"]
-    tiny.hf.model.embed_tokens.weight[letters] = tiny.hf.model.embed_tokens.weight[letters[0]]
+    embedding = tiny.hf.get_input_embeddings().weight
+    embedding[letters] = embedding[letters[0]].clone()
     with pytest.raises(EquipoiseError, match="norm 0: fair and stereotyped answers look alike"):
         fit(tiny, layer=0, gate="off")
 
@@ -270,11 +271,11 @@ def test_letters_that_tokenise_apart(tiny: Model, monkeypatch: pytest.MonkeyPatc
     def apart(self: Any, text: str, **kwargs: Any) -> Any:
         ids = original(self, text, **kwargs)
         if text.endswith((": A", ": B", ": C")):
-            ids = [*ids[:-1], *original(self, "x"), ids[-1]]
+            ids = [*ids[:-1], ids[1], ids[-1]]
         return ids
 
     monkeypatch.setattr(type(tiny.tokenizer), "encode", apart)
-    with pytest.raises(EquipoiseError, match=r"reads the letter 'A' after the prompt as 2 tokens"):
+    with pytest.raises(EquipoiseError, match=r"reads the letter '[ABC]' after .* as 2 tokens"):
         fit(tiny, layer=0)
 
 

@@ -21,12 +21,12 @@ from equipoise.methods.gating.ambiguity import anchor_kinds
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
-from equipoise.steering import Steering
+from equipoise.steering import Additive, Steering
 from equipoise.tasks import Item
 
 # ---- thresholds
 
-shares = st.lists(st.floats(0, 0.99, width=32), min_size=1, max_size=30)
+shares = st.lists(st.floats(0, 0.9921875, width=32), min_size=1, max_size=30)
 
 
 @settings(max_examples=200, deadline=None)
@@ -39,7 +39,7 @@ def test_threshold_keeps_the_rate_and_loses_no_positive_it_could_keep(
     assert t == np.float32(t)
 
     def fires(threshold: float) -> bool:
-        return all((q >= np.float32(threshold)).mean() <= rate + 1e-9 for q in kinds)
+        return all((q >= np.float32(threshold)).sum() <= rate * len(q) + 1e-9 for q in kinds)
 
     assert fires(t)
     possible = [x for x in p if fires(float(x))]
@@ -142,18 +142,12 @@ def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
         options=GateOptions(soft=True),
     )
     assert set(report.false_firing) >= {"texts", "questions: when", "unambiguous: nurse"}
-    steering = Steering({"model.layers.1": _shift()}, gate=gate)
+    steering = Steering({"model.layers.1": Additive(torch.ones(32))}, gate=gate)
     items = task.split("validation")[:7]
     alone = [_opening(tiny, steering, [item])[0] for item in items]
     for order in (range(7), [3, 1, 6, 0, 2, 5, 4]):
         found = _opening(tiny, steering, [items[i] for i in order])
         np.testing.assert_allclose(found, [alone[i] for i in order], atol=1e-5)
-
-
-def _shift() -> Any:
-    from equipoise.steering import Additive
-
-    return Additive(torch.ones(32))
 
 
 def _opening(model: Model, steering: Steering, items: list[Item]) -> list[float]:

@@ -199,7 +199,7 @@ def test_audit_of_one_split(tiny: Model) -> None:
     (row,) = audit(tiny, whole_task(), split="test", capability=[SKILL]).rows
     assert row["by_occupation"]["nurse"]["n"] == 6
     assert row["capability"]["places"]["n"] == 6
-    with pytest.raises(EquipoiseError, match="no ambiguous item"):
+    with pytest.raises(EquipoiseError, match="no item in the part"):
         audit(tiny, small_task(splits=("train",)), split="test")
 
 

@@ -175,4 +175,11 @@ def test_bad_requests_are_named(tmp_path):
     ]:
         with pytest.raises(EquipoiseError, match=message):
             load_capability(spec, **options)
-    assert [name for name, _, _ in list_capabilities()] == ["builtin", "perplexity", "mmlu"]
+    assert [name for name, _, _ in list_capabilities()] == [
+        "builtin",
+        "perplexity",
+        "mmlu",
+        "arc-easy",
+        "arc-challenge",
+        "openbookqa",
+    ]

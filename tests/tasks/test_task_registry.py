@@ -64,6 +64,10 @@ def test_every_builtin_is_listed():
         "pronouns",
         "synthbias",
         "winobias",
+        "bbq",
+        "unqover",
+        "crows-pairs",
+        "ceb",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,7 +15,6 @@ from equipoise.steering import Steering
 from equipoise.suggest import did_you_mean
 from equipoise.tasks.item import Item, Task
 
-T = TypeVar("T")
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as ``progress(step, of, figures)`` after each step of a fit."""
 
@@ -42,11 +41,18 @@ class Anchors:
         return bool(self.items or self.texts)
 
 
-def spread(values: Sequence[T], most: int) -> tuple[T, ...]:
-    """At most so many of the values, evenly spaced over them."""
-    if len(values) <= most:
-        return tuple(values)
-    return tuple(values[i * len(values) // most] for i in range(most))
+def some_texts(texts: Sequence[str], most: int) -> tuple[str, ...]:
+    """At most so many of the texts, evenly spaced over them."""
+    if len(texts) <= most:
+        return tuple(texts)
+    return tuple(texts[i * len(texts) // most] for i in range(most))
+
+
+def some_items(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+    """At most about so many of the items: whole twins, evenly spaced over them."""
+    twins = list(dict.fromkeys(item.twin for item in items))
+    kept = set(some_texts(twins, max(1, most * len(twins) // max(1, len(items)))))
+    return tuple(item for item in items if item.twin in kept)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def fingerprint(model: Model | nn.Module) -> str:
     for name, parameter in root.named_parameters():
         if parameter.is_meta:
             raise SteeringError(
-                f"{name} is on the meta device or offloaded, so the weights cannot be compared with "
+                f"{name} is on the meta device or offloaded, so its weights cannot be compared to "
                 "those the steering was made for; allow the mismatch to go on without"
             )
         structure.update(f"{name}{tuple(parameter.shape)}".encode())

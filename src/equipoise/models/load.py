@@ -56,7 +56,7 @@ def load(
     from transformers import AutoConfig, AutoTokenizer
 
     source = _resolve(name)
-    common = {"trust_remote_code": trust_remote_code}
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         common["revision"] = revision
     with _readable_errors(name), _quiet():
@@ -70,8 +70,8 @@ def load(
             **common,
         )
         processor = _processor(source, config, common)
-    if where is not None:
-        hf.to(where)
+        if where is not None:
+            hf.to(where)
     hf.eval().requires_grad_(False)
     if chat is None:
         chat = tokenizer.chat_template is not None
@@ -157,7 +157,7 @@ def _readable_errors(name: str) -> Iterator[None]:
         yield
     except EquipoiseError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         kind = "folder" if Path(name).expanduser().is_dir() else "hub id, folder or builtin:NAME"
         raise EquipoiseError(f"cannot load {name!r} as a {kind}: {first.strip()}") from error

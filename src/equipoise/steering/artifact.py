@@ -41,7 +41,7 @@ def save(steering: Steering, folder: str | PathLike[str], *, card: str | None = 
     Raises:
         SteeringError: The folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     try:
@@ -53,7 +53,8 @@ def save(steering: Steering, folder: str | PathLike[str], *, card: str | None = 
         # Beside the target, so that the final step is a rename on one file system.
         with tempfile.TemporaryDirectory(prefix=".steering-", dir=folder) as scratch:
             new = Path(scratch)
-            save_file(steering.tensors(), new / TENSORS, metadata={"format": "pt"})
+            data = to_bytes(steering.tensors(), metadata={"format": "pt"})
+            (new / TENSORS).write_bytes(data)
             (new / CONFIG).write_text(config + "\n", encoding="utf-8")
             (new / CARD).write_text(card or default_card(steering), encoding="utf-8")
             # The config comes last: without it, or with an old one whose digest does not fit the

@@ -119,7 +119,7 @@ def fold_checkpoint(
             wanted = _logits(root, prompts)
         found = _logits(_reload(folded, folder), prompts)
         difference = _differences(wanted, found)
-        tolerance = TOLERANCE[folded.dtype] * _scale(wanted)
+        tolerance = TOLERANCE.get(folded.dtype, TOLERANCE[torch.bfloat16]) * _scale(wanted)
         off = ~(difference <= tolerance)  # NaN is off
         report = FoldReport(
             folder=str(target),

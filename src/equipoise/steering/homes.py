@@ -54,39 +54,7 @@ _FEED_FORWARD = {
 # relative to the block. A norm that is not listed, or a block that lacks a listed reader (another
 # kind of layer, a mixture of experts), has no home there. ``scripts/walk_architectures.py`` folds
 # biases into every one of these and compares logits.
-READERS: Mapping[str, Mapping[str, Home]] = {
-    **dict.fromkeys(
-        (
-            *("chameleon", "doge", "evolla", "granite", "granite4_vision_text"),
-            *("granite_docling_text", "granite_swa", "helium", "hyperclovax", "internlm3"),
-            *("iquestcoder", "llama", "seed_oss", "smollm3"),
-        ),
-        {**_ATTENTION, **_MLP},
-    ),
-    **dict.fromkeys(
-        (
-            *("aria_text", "deepseek_ocr2_text", "diffllama", "dots1", "flint", "gemma", "gemma2"),
-            *("gemma3_text", "gemma4_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe"),
-            *("glm4v_moe_text", "glm4v_text", "gpt_oss", "granitemoe", "granitemoe_swa"),
-            *("granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text"),
-            *("llama4_text", "mellum", "mimo_v2_flash", "olmoe", "qwen3", "qwen3_5_moe_text"),
-            *("qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_text"),
-            *("qwen3_vl_moe_text", "qwen3_vl_text", "solar_open", "unlimited_ocr_text"),
-            "vaultgemma",
-        ),
-        _ATTENTION,
-    ),
-    **dict.fromkeys(
-        ("qwen2", "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text"),
-        _ATTENTION_OWN,
-    ),
-    **dict.fromkeys(
-        ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"),
-        _LATENT_ATTENTION,
-    ),
-    **dict.fromkeys(("ernie4_5", "paddleocr_vl_text"), _ERNIE),
-    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2"), _MAMBA),
-    **dict.fromkeys(("bamba", "falcon_h1"), _FEED_FORWARD),
+READERS: dict[str, Mapping[str, Home]] = {
     "apertus": {"attention_layernorm": _ATTENTION["input_layernorm"]},
     "arcee": {
         **_ATTENTION,
@@ -103,6 +71,28 @@ READERS: Mapping[str, Mapping[str, Home]] = {
         "channel_pre_norm": Home(("mlp_block.gate_proj", "mlp_block.up_proj")),
     },
 }
+for _readers, _model_types in (
+    (
+        {**_ATTENTION, **_MLP},
+        "chameleon doge evolla granite granite4_vision_text granite_docling_text granite_swa "
+        "helium hyperclovax internlm3 iquestcoder llama seed_oss smollm3",
+    ),
+    (
+        _ATTENTION,
+        "aria_text deepseek_ocr2_text diffllama dots1 flint gemma gemma2 gemma3_text gemma4_text "
+        "gemma4_unified_text glm glm4 glm4_moe glm4v_moe_text glm4v_text gpt_oss granitemoe "
+        "granitemoe_swa granitemoeshared hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl_text "
+        "llama4_text mellum mimo_v2_flash olmoe qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe "
+        "qwen3_next qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text solar_open "
+        "unlimited_ocr_text vaultgemma",
+    ),
+    (_ATTENTION_OWN, "qwen2 qwen2_5_omni_text qwen2_5_vl_text qwen2_moe qwen2_vl_text"),
+    (_LATENT_ATTENTION, "axk1 deepseek_v2 deepseek_v3 glm4_moe_lite mistral4 youtu"),
+    (_ERNIE, "ernie4_5 paddleocr_vl_text"),
+    (_MAMBA, "falcon_mamba mamba mamba2"),
+    (_FEED_FORWARD, "bamba falcon_h1"),
+):
+    READERS.update((name, _readers) for name in _model_types.split())
 
 
 def bias_home(model: Model | nn.Module, site: Site) -> Home | None:

@@ -30,9 +30,11 @@ def as_strength(value: Strength) -> Tensor:
     seen = tensor.detach()
     if not bool(seen.isfinite().all()):
         raise SteeringError(f"strength must be finite; got {seen.tolist()}")
-    if bool(((seen < 0) | (seen > 1)).any()):
+    outside = seen[(seen < 0) | (seen > 1)]
+    if len(outside):
+        got = sorted({round(value, 6) for value in outside.tolist()})
         warnings.warn(
-            f"strength outside [0, 1] extrapolates beyond what was fitted; got {seen.tolist()}",
+            f"strength outside [0, 1] extrapolates beyond what was fitted; got {got}",
             stacklevel=3,
         )
     return tensor

@@ -13,6 +13,7 @@ from equipoise.decisions import Decisions
 from equipoise.decisions.decide import Progress, TextScores, decide, score_texts
 from equipoise.decisions.decode import seeded_hash
 from equipoise.errors import EquipoiseError
+from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
 from equipoise.steering import Steering
 from equipoise.tasks import Capability, Task
@@ -99,16 +100,14 @@ def measure(
     Strength 0 is measured too where it was not asked for: drops are paired against it.
 
     Raises:
-        EquipoiseError: The probe has no item that speaks about a context.
+        EquipoiseError: The probe has no item of the task.
     """
     settings = settings or Settings()
     ladder = sorted({0.0, *map(float, strengths)})
     base = ladder.index(0.0)
     pools = [probe.items, probe.unseen, *probe.questions.values()]
-    if not any(item.contexts and item.ambiguous for item in probe.items):
-        raise EquipoiseError(
-            f"task {probe.task.name!r}: no ambiguous item in the part that is measured"
-        )
+    if not probe.items:
+        raise EquipoiseError(f"task {probe.task.name!r}: no item in the part that is measured")
     everything = [item for pool in pools for item in pool]
     decided = decide(
         model,
@@ -179,6 +178,9 @@ def _row(
         anchor_kl=_mean_kl([right, *questions]),
         target=target,
     )
+    benchmark = benchmark_scores(probe.task.name, items)
+    if benchmark is not None:
+        row["benchmark"] = benchmark
     if len(unseen):
         row["held_out"] = _held_out(probe, unseen, base_unseen)
     if settings.temperature != 1.0:

@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.method import Progress, spread
+from equipoise.methods.method import Progress, some_items, some_texts
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
@@ -84,7 +84,7 @@ def anchors_of(
     for one in capability:
         items += one.questions(split)
         texts += one.texts(split)
-    return Anchors(spread(items, MAX_ANCHORS), spread(texts, MAX_ANCHORS))
+    return Anchors(some_items(items, MAX_ANCHORS), some_texts(texts, MAX_ANCHORS))
 
 
 def fit(
@@ -267,7 +267,12 @@ def run(
     result.data["fit"] = {"history": outcome.history}
     result.data["notes"] = list(outcome.notes)
     choice = result.choose(max_capability_drop, interpolate=interpolate)
-    outcome.steering.info = replace(outcome.steering.info, recommended_strength=choice.strength)
+    measured = [row["strength"] for row in result.rows]
+    outcome.steering.info = replace(
+        outcome.steering.info,
+        recommended_strength=choice.strength,
+        verified_strengths=(min(measured), max(measured)),
+    )
     return result, outcome.steering
 
 

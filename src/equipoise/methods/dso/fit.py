@@ -9,7 +9,7 @@ from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.projection import Budget, largest_within, rescale
 from equipoise.methods.dso.sparsity import keep_top_share
 from equipoise.methods.dso.train import Trainer
-from equipoise.methods.method import Anchors, FitOutcome, FitRequest, spread
+from equipoise.methods.method import Anchors, FitOutcome, FitRequest, some_items, some_texts
 from equipoise.steering import Steering
 
 
@@ -27,9 +27,11 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     if config.keep_share < 1:
         keep_top_share(steering, config.keep_share, trainer.scale)
     held_out = [i for i in request.task.split("validation") if i.ambiguous]
-    ambiguous = spread(held_out or trainer.items, config.checked)
+    ambiguous = some_items(held_out or trainer.items, config.checked)
     kept = request.held_out_anchors or request.anchors
-    anchors = Anchors(spread(kept.items, config.checked), spread(kept.texts, config.checked))
+    anchors = Anchors(
+        some_items(kept.items, config.checked), some_texts(kept.texts, config.checked)
+    )
     on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
     def measure(strengths: list[float]) -> list[tuple[float, float]]:

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equipoise.decisions.score import Scores, score
+from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.methods.dso import checkpoint, objective
+from equipoise.methods.dso.anchors import AnchorPools, base_nodes, of_width
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.policy import Rollout, draw, policy_loss
-from equipoise.methods.dso.pools import Labels, Pool, Stratified, item_pool, text_pool
+from equipoise.methods.dso.pools import Labels, Stratified, item_pool
 from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.methods.dso.sparsity import parts, proximal_l1, site_scale
+from equipoise.methods.dso.twins import pair_up
 from equipoise.methods.gating import GateReport, ambiguity_gate
 from equipoise.methods.method import FitRequest
 from equipoise.steering import Steering
@@ -51,18 +53,10 @@ class Trainer:
         model = self.model = request.model
         self.items = _ambiguous_items(request)
         self.ambiguous = item_pool(model, self.items)
-        self.anchor_items = item_pool(model, request.anchors.items)
-        self.anchor_texts = text_pool(
-            model,
-            request.anchors.texts,
-            length=config.text_length,
-            positions=config.text_positions,
-            seed=request.seed,
-        )
+        self.anchors = AnchorPools(model, request.anchors, config, request.seed)
         width = self.ambiguous.options.shape[1]
         self.labels = Labels.of(self.items, request.task.target, width)
         self.draws = Stratified(self.items)
-        self.twins = _Twins(self.items, width)
         abstain = self.labels.abstain.to(model.device)
         self.base_abstention = (self.ambiguous.options.softmax(-1) * abstain).sum(-1)
         steering = Steering.identity(
@@ -119,12 +113,15 @@ class Trainer:
         config, state = self.config, self.state
         generator = torch.Generator().manual_seed(self.request.seed * 1_000_003 + state.step)
         rows, context, twin = self.draws.draw(config.twins_per_step, generator)
-        items, texts = self._draw_anchors(generator)
+        anchors = self.anchors.draw(generator)
         labels = self.labels.abstain[rows].to(self.model.device)
         rate = self._rate()
         rollout = None
         for epoch in range(config.ppo_epochs if config.estimator == "ppo" else 1):
-            options, kl_ambiguous, kl_anchor = self._forward(rows, items, texts)
+            state.optimizer.zero_grad()
+            on_ambiguous, on_anchors = self._kl_weights()
+            kl_anchor = self.anchors.backward(self._attachment, anchors, on_anchors)
+            options, kl_ambiguous = self._forward(rows)
             probabilities = options.softmax(-1)
             if epoch == 0:
                 if config.estimator != "exact":
@@ -134,67 +131,36 @@ class Trainer:
             objective_loss = policy_loss(self.model, options, reward, rollout, config)
             abstained = (probabilities * labels).sum(-1)
             drift = abstained.mean() - self.base_abstention[rows].mean()
-            gap = objective.twin_gap(options, *self.twins.pairs(rows, twin, options.device))
-            penalty = self._kl_penalty(kl_ambiguous, kl_anchor)
+            align, partner = pair_up([self.items[i] for i in rows], twin, options.shape[1])
+            gap = objective.twin_gap(options, align.to(options.device), partner.to(options.device))
             loss = (
                 objective_loss
-                + penalty
+                + on_ambiguous * kl_ambiguous
                 + config.abstention_weight * drift.square()
                 + config.twin_weight * gap
             )
             self._descend(loss, rate)
         if config.kl_control == "dual":
-            self._raise_multipliers(float(kl_ambiguous.detach()), float(kl_anchor.detach()))
+            self._ascend(float(kl_ambiguous.detach()), kl_anchor)
         bias = state.majority.bias()
         state.calm = state.calm + 1 if bias < config.stop_bias else 0
         return {
             "step": float(state.step + 1),
-            "loss": float(loss.detach()),
+            "loss": float(loss.detach()) + on_anchors * kl_anchor,
             "reward": -float(objective_loss.detach()),
             "bias": bias,
             "kl_ambiguous": float(kl_ambiguous.detach()),
-            "kl_anchor": float(kl_anchor.detach()),
+            "kl_anchor": kl_anchor,
             "abstention": float(abstained.detach().mean()),
             "twin_gap": float(gap.detach()),
         }
 
-    def _forward(
-        self, rows: Sequence[int], items: Sequence[int], texts: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass over the step's items, one over its texts.
-
-        Returns:
-            float32 [rows, K], the ambiguous items' option scores; and the mean KL of each pool.
-        """
+    def _forward(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Option scores of the step's ambiguous rows, float32 [rows, K], and their mean KL."""
         encoded = [self.ambiguous.rows[i] for i in rows]
-        encoded += [self.anchor_items.rows[i] for i in items]
         found = score(self.model.hf, encoded, attachment=self._attachment)
-        base = _base_nodes([(self.ambiguous, rows), (self.anchor_items, items)], found)
-        kl = found.kl(base)
-        ambiguous, anchor = kl[: len(rows)], kl[len(rows) :]
-        if items:
-            # The vocabulary's KL hardly sees options that hold little of the probability (he and
-            # she in a cloze), so an anchor's decision among its options is held as well.
-            base_options = self.anchor_items.options[items]
-            decided = _of_width(found.options[len(rows) :], base_options.shape[1])
-            anchor = anchor + objective.decision_kl(decided, base_options)
-        if texts:
-            chosen = [self.anchor_texts.rows[i] for i in texts]
-            read = score(self.model.hf, chosen, attachment=self._attachment)
-            anchor = torch.cat([anchor, read.kl(_base_nodes([(self.anchor_texts, texts)], read))])
-        none = kl.new_zeros(())
-        options = _of_width(found.options[: len(rows)], self.labels.abstain.shape[1])
-        return options, ambiguous.mean(), anchor.mean() if len(anchor) else none
-
-    def _draw_anchors(self, generator: torch.Generator) -> tuple[list[int], list[int]]:
-        """Anchor items and texts, half and half where there are both."""
-        n_items, n_texts = len(self.anchor_items), len(self.anchor_texts)
-        share = self.config.anchors_per_step
-        if n_items and n_texts:
-            share = max(1, share // 2)
-        items = torch.randperm(n_items, generator=generator)[:share].tolist()
-        texts = torch.randperm(n_texts, generator=generator)[:share].tolist()
-        return items, texts
+        kl = found.kl(base_nodes(self.ambiguous, rows, found))
+        return of_width(found.options, self.labels.abstain.shape[1]), kl.mean()
 
     def _rewards(
         self,
@@ -217,15 +183,16 @@ class Trainer:
             width=self.config.majority_width,
         ).to(self.model.device)
 
-    def _kl_penalty(self, ambiguous: Tensor, anchor: Tensor) -> Tensor:
-        if self.config.kl_control == "projection":
-            # In units of the budgets, so that a tight budget pulls harder.
-            weight = self.config.kl_ambiguous / self.config.kl_anchor
-            return self.config.kl_weight * (ambiguous + weight * anchor) / 2
-        first, second = self.state.multipliers.tolist()
-        return first * ambiguous + second * anchor
+    def _kl_weights(self) -> tuple[float, float]:
+        """Price of a nat on ambiguous prompts and on anchors: a tight budget pulls harder."""
+        config = self.config
+        if config.kl_control == "dual":
+            ambiguous, anchor = self.state.multipliers.tolist()
+            return ambiguous / config.kl_ambiguous, anchor / config.kl_anchor
+        half = config.kl_weight / 2
+        return half, half * config.kl_ambiguous / config.kl_anchor
 
-    def _raise_multipliers(self, ambiguous: float, anchor: float) -> None:
+    def _ascend(self, ambiguous: float, anchor: float) -> None:
         """Dual ascent on each pool's KL beyond its budget, in units of the budget."""
         config = self.config
         excess = torch.tensor([ambiguous / config.kl_ambiguous - 1, anchor / config.kl_anchor - 1])
@@ -239,14 +206,13 @@ class Trainer:
         return self.config.learning_rate * share
 
     def _descend(self, loss: Tensor, rate: float) -> None:
-        """One Adam step, then the proximal step of the ℓ1 term at the same rate."""
+        """One Adam step (the anchors' gradient is there already), then the proximal step."""
         if not bool(loss.isfinite()):
             raise EquipoiseError(
                 f"dso: the loss is not finite at step {self.state.step + 1}; lower learning_rate "
                 f"(now {self.config.learning_rate}), or load the model in float32"
             )
         optimizer = self.state.optimizer
-        optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = rate * group["size"]
@@ -254,43 +220,6 @@ class Trainer:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 proximal_l1(parameter, group["lr"] * self.config.l1)
-
-
-class _Twins:
-    """For a batch of rows: each row's twin in the batch, and how their options correspond."""
-
-    def __init__(self, items: Sequence[Item], width: int) -> None:
-        self._items, self._width = items, width
-
-    def pairs(
-        self, rows: Sequence[int], twin: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """``align`` int64 [n, K] and ``partner`` int64 [n], −1 for a row without a twin."""
-        align = torch.zeros(len(rows), self._width, dtype=torch.long)
-        partner = torch.full((len(rows),), -1)
-        for n, (i, number) in enumerate(zip(rows, twin, strict=True)):
-            # Twins are drawn whole, one after another: the next member, or back to the first.
-            members = [m for m in range(len(rows)) if twin[m] == number] if len(rows) else []
-            other = members[(members.index(n) + 1) % len(members)]
-            mine, theirs = self._items[i].options, self._items[rows[other]].options
-            if other != n and sorted(mine) == sorted(theirs):
-                partner[n] = other
-                align[n, : len(mine)] = torch.tensor([theirs.index(option) for option in mine])
-        return align.to(device), partner.to(device)
-
-
-def _of_width(options: Tensor, width: int) -> Tensor:
-    """Scores [n, K] with ``width`` columns: a batch is as wide as the most options in it."""
-    return nn.functional.pad(options, (0, width - options.shape[1]), value=float("-inf"))
-
-
-def _base_nodes(pools: Sequence[tuple[Pool, Sequence[int]]], found: Scores) -> Tensor:
-    """The base's distributions at the nodes of a batch drawn from pools, in its node order."""
-    stacked = torch.cat([pool.nodes[i] for pool, index in pools for i in index])
-    order = torch.argsort(found.row, stable=True)  # stacked by row; nodes may not be
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return stacked[place]
 
 
 def _ambiguous_items(request: FitRequest) -> list[Item]:

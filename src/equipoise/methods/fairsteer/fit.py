@@ -13,8 +13,8 @@ from equipoise.methods.fairsteer.config import FairSteerConfig
 from equipoise.methods.fairsteer.labels import share_right
 from equipoise.methods.gating.ambiguity import block_sites, refuse_chance
 from equipoise.methods.gating.build import GateOptions, build_gate
-from equipoise.methods.gating.report import Rate, opening_rate
-from equipoise.methods.method import FitOutcome, FitRequest, spread
+from equipoise.methods.gating.report import opening_rate
+from equipoise.methods.method import FitOutcome, FitRequest, some_items
 from equipoise.steering import Steering, SteeringInfo
 from equipoise.tasks.item import Item
 
@@ -63,33 +63,22 @@ class _Fit:
             vector.refuse_zero(candidate.v, candidate.site)
         steering = self._steering(chosen)
         notes = [
-            f"steers after {_named(chosen)} of {len(self.model_blocks())}, "
+            f"steers after {_named(chosen)} of {len(block_sites(self.model, None))}, "
             f"{self._how(candidates)}; vector of {len(contrast)} prompts, "
             f"norm {chosen[0].norm:.3g}, α = {config.alpha:g}, tokens: {steering.scope}"
         ]
         extra: dict[str, Any] = {"layers": [candidate.layer for candidate in chosen]}
-        if steering.gate is not None:
-            report = chosen[0].report
-            assert report is not None
-            assert reading is not None
-            refuse_chance(report, force=config.force_gate)
-            rate = self._rate_on_ambiguous(chosen[0], reading)
-            notes += [*report.notes(), f"gate opens on {rate} of all ambiguous prompts among them"]
-            if not report.beats_chance:
-                notes.append("WARNING: the probe does not beat chance; the gate was forced")
-            extra |= {"gate": report.as_dict(), "ambiguous_rate": asdict(rate)}
+        if steering.gate is not None and reading is not None:
+            said, found = self._gate_report(chosen[0], reading)
+            notes += said
+            extra |= found
         if config.splits == "released":
             notes.append(
                 "as released: probe, layer and vector saw a random 80 % of ALL items, and were "
                 "chosen on the rest: figures on the test split are not held out"
             )
         steering.info = SteeringInfo(extra=extra)
-        history = [candidate.figures() for candidate in candidates]
-        return FitOutcome(steering, history, tuple(notes))
-
-    def model_blocks(self) -> list[str]:
-        """Keys of all blocks."""
-        return block_sites(self.model, None)
+        return FitOutcome(steering, [candidate.figures() for candidate in candidates], tuple(notes))
 
     # ---- when
 
@@ -114,11 +103,23 @@ class _Fit:
             )
         return held_out if len(held_out.ambiguous) else train
 
-    def _rate_on_ambiguous(self, candidate: Candidate, reading: data.Reading) -> Rate:
-        gate = candidate.gate
+    def _gate_report(
+        self, candidate: Candidate, reading: data.Reading
+    ) -> tuple[list[str], dict[str, Any]]:
+        """What is said of the gate, in words and as JSON.
+
+        Raises:
+            EquipoiseError: Its probe does not beat chance, and it is not forced.
+        """
+        gate, report = candidate.gate, candidate.report
         assert gate is not None
-        prompts = reading.ambiguous.at(self.sites.index(candidate.site))
-        return opening_rate(gate, prompts)
+        assert report is not None
+        refuse_chance(report, force=self.config.force_gate)
+        rate = opening_rate(gate, reading.ambiguous.at(self.sites.index(candidate.site)))
+        notes = [*report.notes(), f"gate opens on {rate} of all ambiguous prompts among them"]
+        if not report.beats_chance:
+            notes.append("WARNING: the probe does not beat chance; the gate was forced")
+        return notes, {"gate": report.as_dict(), "ambiguous_rate": asdict(rate)}
 
     # ---- where
 
@@ -156,7 +157,7 @@ class _Fit:
         pool = self.held_out if self.held_out.items else self.train
         asked = [p for kind in pool.anchors.values() for p in kind if isinstance(p, Item)]
         asked = [item for item in asked if item.answer is not None]
-        return [*spread(pool.items, _MAX_JUDGED), *spread(asked, _MAX_JUDGED)]
+        return [*some_items(pool.items, _MAX_JUDGED), *some_items(asked, _MAX_JUDGED)]
 
     def _how(self, candidates: Sequence[Candidate]) -> str:
         if self.config.layer is not None:

@@ -23,8 +23,8 @@ def threshold_for(positive: np.ndarray, negative: Iterable[np.ndarray], rate: fl
         only then can the rate be exceeded.
     """
     kinds = [np.sort(p.astype(np.float32))[::-1] for p in negative]
-    # One more than may fire must stay below.
-    limit = max(p[int(rate * len(p))] for p in kinds)
+    # One more than may fire must stay below; the product may fall short of a whole number.
+    limit = max(p[int(rate * len(p) + 1e-9)] for p in kinds)
     above = positive[positive > limit]
     if len(above) == 0:
         threshold = np.nextafter(limit, np.float32(2))
