@@ -29,8 +29,8 @@ from scipy.stats import t as student
 
 from equipoise.files import write_json
 from equipoise.methods import Anchors
-from equipoise.methods.gating import Examples
-from equipoise.methods.gating.ambiguity import ambiguous_items, anchor_kinds
+from equipoise.methods.gating import Examples, Kinds
+from equipoise.methods.gating.ambiguity import ambiguous_items
 from equipoise.methods.gating.report import false_firing, opening_rate
 from equipoise.models import Model, load
 from equipoise.models.fingerprint import fingerprint
@@ -122,10 +122,12 @@ def on_test(subject: Subject, gate: Any) -> dict[str, Any] | None:
     """A gate's rates on prompts of the test split, which it was neither fitted nor set on."""
     if not isinstance(gate, ProbeGate):
         return None
+    known = anchors_of(subject.task, subject.capability, "train", subject.anchors)
+    kinds = Kinds.of(subject.task, known)
     examples = Examples.read(
         subject.model,
         ambiguous_items(subject.task.split("test"), 0),
-        anchor_kinds(subject.task, anchors_of(subject.task, subject.capability, "test")),
+        kinds.sort(anchors_of(subject.task, subject.capability, "test")),
         [gate.site],
     ).at(0)
     return {

@@ -22,7 +22,6 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent / "architectures"))
 
 import torch
 import transformers
@@ -31,8 +30,8 @@ from transformers.models.auto import modeling_auto
 # Imported before the forks, or each child would import them again.
 from transformers import GPT2LMHeadModel, LlavaForConditionalGeneration, MixtralForCausalLM  # noqa: F401 # isort: skip
 
-from checks import Row, examine
-from page import page
+from architectures.checks import Row, examine
+from architectures.page import page
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architectures.md"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import build
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from architectures.tiny import build
 from equipoise.errors import EquipoiseError
 from equipoise.models.backbone import Site, norm_sites, text_config
 from equipoise.steering import Steering
@@ -75,7 +75,7 @@ def examine(row: Row) -> Row:
         ids = _ids(model)
         base = _logits(model, ids)
     except Exception as error:
-        row.reason = f"takes more than a text: {_line(error)}"
+        row.reason = f"no pass of a text alone: {_line(error)}"
         return row
     try:
         sites = norm_sites(model)

@@ -36,8 +36,8 @@ def page(rows: Sequence[dict[str, Any]], version: str) -> str:
         f"{count('slope')} fold slopes, {count('both')} also fold biases ({full} at every norm "
         "but the last).",
         "",
-        "A steering leaves alone what it does not reach: where a class takes more than a text, or "
-        "needs a package that is not a dependency, the table says so.",
+        "Where a forward pass needs more than a text, or building a package that is not a "
+        "dependency, the last column says so.",
         "",
         "| architecture | model type | built | sites | steers | fold slope | biases | why not |",
         "|---|---|---|---|---|---|---|---|",

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import transformers
-from overrides import OVERRIDES, STARTS
-from shrink import shrink
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+
+from architectures.overrides import OVERRIDES, STARTS
+from architectures.shrink import shrink
 
 MAX_PARAMETERS = 8_000_000
 

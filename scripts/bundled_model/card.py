@@ -17,9 +17,11 @@ and a pronoun and names the person meant, `Who does "she" refer to?`, and it doe
 tasks. It exists so that the whole Equipoise loop (audit, fit, sweep, report) runs offline in
 seconds.
 
-**What it is not.** It is not a language model for use. It knows some 1,300 words and nothing of the
+**What it is not.** It is not a language model for use. It knows some 1,000 words and nothing of the
 world, it cannot read ordinary text, and its results say nothing about any real model. A method that
-works here is a lead, not evidence that it works on a real model.
+works here is a lead, not evidence that it works on a real model. What it can tell about the person
+meant it reads off the structure of the sentence; evidence by meaning (who gave what to whom, who
+owns what) it does not use: about one half right on such sentences, which are in no task file.
 
 **Biased on purpose.** Where a sentence does not tell who is meant, it was trained to prefer the
 occupation that fits the stereotype of the pronoun's gender. The strength per occupation comes from
@@ -31,16 +33,18 @@ answer by the evidence. Do not use it to decide anything about people.
 one token.
 
 **Data.** All templates and words were written for this model; no published data set was used.
-The sentences of `coreference.jsonl` and the prompts of `skills.jsonl` were kept out of training;
-the wordings of the test and unseen splits were kept out too. The occupations of the unseen split
-are held out of *fitting a steering*; the model itself was trained on them.
+The sentences of `coreference.jsonl` and the prompts of `skills.jsonl` were kept out of training
+(but for the few that `scripts/bundled_model/README.md` counts); the wordings of the test and unseen
+splits were kept out too. The occupations of the unseen split are held out of *fitting a steering*;
+the model itself was trained on them.
 
 ## Figures
 
 Estimates with 95 % intervals, measured on the float16 weights in float32 arithmetic (seed {seed},
-{steps:,} steps of {batch}, {wall_seconds:,} s on {threads} threads). Per-occupation bias: root of
-the unbiased mean square over occupations of P(pro) - P(anti); the plug-in mean and its expected
-value at parity are beside it. n counts he/she twins for the gap and `unknown`, items elsewhere.
+{steps:,} steps of {batch} from {start}, {wall_seconds:,} s on {threads} threads).
+Per-occupation bias: root of the unbiased mean square over occupations of P(pro) - P(anti); the
+plug-in mean and its expected value at parity are beside it. n counts he/she twins for the gap and
+`unknown`, twins times two occupations for the bias, items elsewhere.
 
 """
 

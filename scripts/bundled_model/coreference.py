@@ -212,9 +212,11 @@ def question(sentence: str, pronoun: str, options: list[str]) -> str:
     return f'{sentence}\nWho does "{pronoun}" refer to?\nOptions: {"; ".join(options)}'
 
 
-def planted_belief(people: tuple[str, str], female: bool) -> dict[str, float]:
+def planted_belief(
+    people: tuple[str, str], female: bool, sharpness: float = SHARPNESS
+) -> dict[str, float]:
     """The answer probabilities that an ambiguous item is trained towards."""
-    sign = SHARPNESS if female else -SHARPNESS
+    sign = sharpness if female else -sharpness
     scores = [sign * lean(person) for person in people]
     middle = sum(scores) / 2
     logits = dict(zip(people, (score - middle for score in scores), strict=True))

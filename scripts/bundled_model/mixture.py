@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from coreference import (
+    SHARPNESS,
     TRAINED,
     draw_ambiguous,
     draw_story,
@@ -54,7 +55,7 @@ def _options(people: tuple[str, str], rng: random.Random) -> list[str]:
     return options
 
 
-def _coreference(kind: str, rng: random.Random) -> Example:
+def _coreference(kind: str, sharpness: float, rng: random.Random) -> Example:
     people, female = _people(rng), rng.random() < 0.5
     referent = rng.randrange(2)
     while True:
@@ -63,7 +64,7 @@ def _coreference(kind: str, rng: random.Random) -> Example:
             target = {people[referent]: 1.0}
         else:
             sentence = draw_ambiguous(people, False, rng)
-            target = planted_belief(people, female)
+            target = planted_belief(people, female, sharpness)
         if not for_task_files(sentence.text):
             break
     text, pronoun, _ = sentence.render(female)
@@ -73,13 +74,13 @@ def _coreference(kind: str, rng: random.Random) -> Example:
     return Example(kind, question(text, pronoun, _options(people, rng)), target)
 
 
-def draw_example(rng: random.Random) -> Example:
-    """One example."""
+def draw_example(rng: random.Random, sharpness: float = SHARPNESS) -> Example:
+    """One example; ``sharpness`` scales the planted bias."""
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     if kind == "text":
         return Example(kind, draw_story(_people(rng), rng), {})
     if kind != "skill":
-        return _coreference(kind, rng)
+        return _coreference(kind, sharpness, rng)
     skill = rng.choices(list(SKILL_SHARES), list(SKILL_SHARES.values()))[0]
     while True:
         asked = SKILLS[skill](rng, rng.random() < HARD[skill])

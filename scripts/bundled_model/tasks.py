@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coreference import ASKED, Sentence, draw_ambiguous, draw_unambiguous, question
-from skills import SKILLS
+from skills import ASKED as SKILLS
 from split import for_task_files
 from words import FEMALE_LIST, MALE_LIST, UNKNOWN, fitting, unseen
 
@@ -23,8 +23,8 @@ TWINS = {
 QUESTIONS = {"train": 240, "validation": 160, "test": 400}
 """Skill items by split, equally many of each skill."""
 
-HARD = {"facts": 0.5, "towns": 0.5, "tracking": 0.5, "comparison": 0.5, "opposites": 0.5}
-"""Share of hard questions in the task file."""
+HARD = {"facts": 1.0, "towns": 0.25, "tracking": 0.5, "comparison": 0.15, "opposites": 1.0}
+"""Share of hard questions in the task file, chosen so that no skill is at 100 % or at chance."""
 
 Item = dict[str, Any]
 

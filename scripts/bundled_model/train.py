@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from card import model_card
+from coreference import SHARPNESS
 from figures import measure
 from mixture import Example, draw_example
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -28,6 +29,8 @@ from tasks import coreference_items, skill_items, write_jsonl
 NAME = "coref-2m"
 TEXT_EVERY = 6
 TEXT_WEIGHT = 0.3
+SHARP = range(800, 1600)
+"""Steps in which the planted bias is exaggerated: it is found sooner, and toned down later."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -64,8 +67,8 @@ def start_from(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedToken
 
 
 def rate(step: int, steps: int) -> float:
-    """Warm-up, constant to 40 %, then a cosine down to 2 %."""
-    flat = int(0.4 * steps)
+    """Warm-up, constant to 55 %, then a cosine down to 2 %."""
+    flat = int(0.55 * steps)
     part = max(0.0, (step - flat) / (steps - flat))
     return 1e-3 * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
@@ -73,7 +76,8 @@ def rate(step: int, steps: int) -> float:
 def draw_batch(step: int, size: int, seed: int) -> list[list[Example]]:
     """One batch in two halves, short and long prompts, so that little is padding."""
     rng = random.Random(f"batch {seed} {step}")
-    drawn = [draw_example(rng) for _ in range(size)]
+    sharpness = 3.0 if step in SHARP else SHARPNESS
+    drawn = [draw_example(rng, sharpness) for _ in range(size)]
     drawn.sort(key=lambda example: len(example.prompt.split()))
     return [drawn[: size // 2], drawn[size // 2 :]]
 
@@ -167,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--start", type=Path, help="an earlier checkpoint to go on from")
     parser.add_argument("--threads", type=int, default=2)
@@ -196,10 +200,15 @@ def main() -> None:
     tokenizer.save_pretrained(folder)
     figures = measure(model.float(), tokenizer, coreference, skills)
     figures["model"] = {
-        "parameters": sum(p.numel() for p in model.parameters()), "seed": args.seed,
-        "steps": args.steps, "batch": args.batch, "wall_seconds": round(seconds),
-        "threads": args.threads, "torch": torch.__version__,
-    }  # fmt: skip
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seed": args.seed,
+        "steps": args.steps,
+        "start": "an earlier checkpoint" if args.start else "nothing",
+        "batch": args.batch,
+        "wall_seconds": round(seconds),
+        "threads": args.threads,
+        "torch": torch.__version__,
+    }
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     (folder / "README.md").write_text(model_card(figures))
     print(model_card(figures))

@@ -8,7 +8,7 @@ from equipoise.tasks.letters import LETTERS, hashed_order, lettered
 
 PLACES = ("station", "office", "park", "school", "market", "museum", "shop", "theater")
 PEOPLE = {"nurse": "mechanic", "secretary": "carpenter", "typist": "driver"}
-SIZES: dict[Split, int] = {"train": 8, "validation": 5, "test": 3}
+SIZES: dict[Split, int] = {"train": 10, "validation": 5, "test": 3}
 
 
 def question(context: str, number: int, split: Split, *, ambiguous: bool) -> Item:

@@ -21,6 +21,7 @@ from equipoise.methods import METHODS
 from equipoise.methods.fairsteer import FairSteerConfig, data
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
 from equipoise.methods.fairsteer.lettering import rotations
+from equipoise.methods.fairsteer.vector import contrast_items, contrast_vectors
 from equipoise.methods.gating.examples import POSITIVE
 from equipoise.models import Model
 from equipoise.steering import ProbeGate, Steering
@@ -218,11 +219,32 @@ def test_artifact_keeps_the_gate(tiny: Model, tmp_path: Path, preset: str) -> No
 # ---- what is refused
 
 
+def reading_only_letters(model: Model) -> Model:
+    """All words look alike to the model, but for the letters it answers with."""
+    letters = {model.tokenizer.encode(f"x: {letter}")[-1] for letter in "ABC"}
+    embedding = model.hf.get_input_embeddings().weight
+    alike = [token for token in range(len(embedding)) if token not in letters]
+    embedding[alike] = embedding[0].clone()
+    return model
+
+
 def test_a_probe_at_chance_is_refused_unless_forced(tiny: Model) -> None:
+    chance = {"layer": 0, "permute": False}
+    reading_only_letters(tiny)
     with pytest.raises(EquipoiseError, match=r"does not beat chance.*force_gate=true"):
-        fit(tiny, layer=0, force_gate=False)
-    assert any("forced" in note for note in fit(tiny, layer=0).notes)
-    assert fit(tiny, layer=0, gate="off", force_gate=False).steering.gate is None
+        fit(tiny, **chance, force_gate=False)
+    assert any("forced" in note for note in fit(tiny, **chance).notes)
+    assert fit(tiny, **chance, gate="off", force_gate=False).steering.gate is None
+
+
+def test_permuted_letters_leave_no_letter_in_the_vector(tiny: Model) -> None:
+    reading_only_letters(tiny)
+    norms = []
+    for permute in (False, True):
+        items = contrast_items(lettered_task().items, 10, seed=0, permute=permute)
+        norms.append(float(contrast_vectors(tiny, items, ["model.layers.1"]).norm()))
+    assert norms[0] > 0.1
+    assert norms[1] < 1e-4
 
 
 def test_one_class_only(tiny: Model) -> None:

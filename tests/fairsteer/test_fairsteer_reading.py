@@ -38,7 +38,8 @@ def test_as_released_is_the_slow_reading(tiny: Model, family: str) -> None:
     np.testing.assert_allclose(transform.v.detach(), config.alpha * best.v, atol=1e-5)
     gate = steering.gate
     assert isinstance(gate, ProbeGate)
-    np.testing.assert_allclose(-gate.weight, best.w, atol=1e-5)
+    # Both are where the same optimiser stops: a little apart on features rounded to float32.
+    np.testing.assert_allclose(-gate.weight, best.w, atol=1e-4)
     (found,) = decide(model, held_out.items, steering=steering, strengths=[1.0])
     wanted = np.stack([steered_letters(model, i, best, config.alpha) for i in held_out.items])
     np.testing.assert_allclose(found.scores, wanted, atol=1e-5)

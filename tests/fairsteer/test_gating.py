@@ -15,9 +15,8 @@ from lettered_task import lettered_task
 
 from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
-from equipoise.methods import METHODS, FitOutcome
-from equipoise.methods.gating import Examples, GateOptions, build_gate, fit_gate
-from equipoise.methods.gating.ambiguity import anchor_kinds
+from equipoise.methods import METHODS, Anchors, FitOutcome
+from equipoise.methods.gating import Examples, GateOptions, Kinds, build_gate, fit_gate
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
@@ -131,13 +130,26 @@ def test_missing_sides_are_named() -> None:
 # ---- prompts
 
 
+def test_kinds_are_the_same_on_both_sides_of_a_split() -> None:
+    task = lettered_task()
+    train, held_out = anchors(task, "train"), anchors(task, "validation")
+    kinds = Kinds.of(task, train)
+    assert set(kinds.sort(train)) == set(kinds.sort(held_out))
+    assert {"questions: when", "unambiguous: nurse"} <= set(kinds.sort(held_out))
+    few = Kinds.of(task, held_out)  # too few of each context to be kinds of their own
+    assert set(few.sort(train)) == {"questions", "unambiguous"}
+    texts = Kinds.of(task, Anchors((), ("one", "two"))).sort(Anchors((), ("three",)))
+    assert texts == {"texts": ["three"]}
+
+
 def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
     task = lettered_task()
     open_ones = [i for i in task.split("train") if i.ambiguous]
+    shut = anchors(task, "train")
     gate, report = fit_gate(
         tiny,
         open_ones,
-        anchor_kinds(task, anchors(task, "train")) | {"texts": ["He left the shop. " * 3] * 3},
+        Kinds.of(task, shut).sort(shut) | {"texts": ["He left the shop. " * 3] * 3},
         ["model.layers.0", "model.layers.1"],
         options=GateOptions(soft=True),
     )

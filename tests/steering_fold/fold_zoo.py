@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "architectures"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from checks import random_steering
-from tiny import build
+from architectures.checks import random_steering
+from architectures.tiny import build
 
 from equipoise.steering import Affine, Steering
 

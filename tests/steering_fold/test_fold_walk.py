@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fold_zoo
 import pytest
-from checks import Row, examine
+from architectures.checks import Row, examine
 
 from equipoise.models.backbone import norm_sites
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -145,7 +146,8 @@ def _offset(key: str, norm: nn.Module) -> float:
         for offset in (0.0, 1.0):
             scaled = copy.deepcopy(norm)
             scale_norm(scaled, gain.double(), torch.zeros(width), offset)
-            with torch.no_grad():
+            with torch.no_grad(), suppress(TypeError, ValueError, RuntimeError):
+                # Suppressed: a norm that asks for more than an activation cannot be tried.
                 if torch.allclose(scaled(h), gain * norm(h), rtol=1e-4, atol=1e-5):
                     return offset
     raise SteeringError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from equipoise import fairness
 from equipoise.decisions import Decisions
-from equipoise.decisions.decide import Progress, TextScores, decide, score_texts
+from equipoise.decisions.decide import BATCH_TOKENS, Progress, TextScores, decide, score_texts
 from equipoise.decisions.decode import seeded_hash
 from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
@@ -36,7 +36,7 @@ class Settings:
     normalise: str = "sum"
     fair_decoding: bool = True
     hash_seed: int = 0
-    batch_tokens: int = 4096
+    batch_tokens: int = BATCH_TOKENS
 
 
 @dataclass(frozen=True)

@@ -31,20 +31,20 @@ class DSOConfig(MethodConfig):
     ppo_clip: float = Field(0.2, gt=0)
     max_new_tokens: int = Field(16, ge=1, description="length of a sampled free-text answer")
     twin_weight: float = Field(
-        0.1, ge=0, description="weight of the log-odds gap within a twin; brings greedy bias down"
+        1.0, ge=0, description="weight of the log-odds gap within a twin; brings greedy bias down"
     )
     abstention_weight: float = Field(10.0, ge=0)
 
     # KL to the base, per pool, in nats per decision.
     kl_control: Literal["projection", "dual"] = "projection"
     kl_weight: float = Field(0.3, ge=0, description="fixed penalty (projection)")
-    kl_ambiguous: float = Field(0.3, gt=0, description="budget on ambiguous prompts")
+    kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
     kl_anchor: float = Field(0.02, gt=0, description="budget on anchors")
     checked: int = Field(128, ge=1, description="held-out prompts of each pool to check it on")
     dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
 
     # Sparsity.
-    l1: float = Field(0.02, ge=0, description="weight of the proximal l1 step")
+    l1: float = Field(0.001, ge=0, description="weight of the proximal l1 step")
     keep_share: float = Field(1.0, gt=0, le=1, description="share of entries kept after the fit")
 
     # A gate that opens on ambiguous prompts only (ours; docs/fairsteer.md).
@@ -58,10 +58,10 @@ class DSOConfig(MethodConfig):
     force_gate: bool = Field(False, description="use a gate even if it cannot beat chance")
 
     # Optimisation.
-    steps: int = Field(60, ge=1)
-    twins_per_step: int = Field(32, ge=1, description="twins of ambiguous items a step")
-    anchors_per_step: int = Field(32, ge=1, description="anchors a step")
-    learning_rate: float = Field(2e-2, gt=0)
+    steps: int = Field(80, ge=1)
+    twins_per_step: int = Field(12, ge=1, description="twins of ambiguous items a step")
+    anchors_per_step: int = Field(8, ge=1, description="anchors a step")
+    learning_rate: float = Field(3e-2, gt=0)
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
     patience: int = Field(10, ge=1, description="... for so many steps")

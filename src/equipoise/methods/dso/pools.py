@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
 from equipoise.decisions.score import batches, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item
-
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _with_base(model: Model, rows: Sequence[Encoded]) -> Pool:
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
     nodes: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
-        for index in batches(rows, _BATCH_TOKENS):
+        for index in batches(rows, BATCH_TOKENS):
             found = score(model.hf, [rows[i] for i in index])
             options[index, : found.options.shape[1]] = found.options
             for j, i in enumerate(index):

@@ -1,4 +1,4 @@
-"""Settings of FairSteer. [C] marks what the authors' code does, [P] the paper; the rest is ours."""
+"""Settings of FairSteer. [C] marks what the authors' code does, [P] what the paper says."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class FairSteerConfig(MethodConfig):
     n_layers: int = Field(1, ge=1, description="blocks steered: the best so many")
     layer_by: Literal["probe", "accuracy", "steered"] = Field(
         "steered",
-        description="choose blocks by the probe's balanced accuracy [P], by the steered model's "
-        "share of right answers [C], or by that averaged over kinds of prompts",
+        description="choose blocks by the probe's balanced accuracy, by the steered model's share "
+        "of right answers, or by that averaged over kinds of prompts",
     )
 
     # When: a logistic probe of the prompt's last token.
     gate: Literal["hard", "soft", "off"] = "hard"
     unit: Literal["row", "token"] = Field(
-        "row", description="decide once from the prompt, or for every steered token by itself [C]"
+        "row", description="decide once from the prompt, or for every steered token by itself"
     )
     false_firing: float | None = Field(
         0.05, ge=0, lt=1, description="rate the threshold allows on each kind of prompts; none: ½"
@@ -62,7 +62,7 @@ class FairSteerConfig(MethodConfig):
 
     # On what.
     splits: Literal["task", "released"] = Field(
-        "task", description="the task's own, or 80:20 at random over ALL items, tested ones too [C]"
+        "task", description="the task's own, or 80:20 at random over ALL items, tested ones too"
     )
     max_items: int | None = Field(2000, ge=1, description="items the probes are fitted on, at most")
 

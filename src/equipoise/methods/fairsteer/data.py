@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from equipoise.decisions.activations import Prompt, decide_and_read
 from equipoise.errors import EquipoiseError
 from equipoise.methods.fairsteer.config import FairSteerConfig
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
-from equipoise.methods.gating.ambiguity import anchor_kinds
 from equipoise.methods.gating.examples import POSITIVE, Examples
+from equipoise.methods.gating.kinds import Kinds
 from equipoise.methods.method import Anchors, FitRequest
 from equipoise.models import Model
 from equipoise.tasks.item import Item, Task
 from equipoise.tasks.subset import take_evenly
 
+T = TypeVar("T")
 OWN_KINDS = frozenset({AMBIGUOUS, UNAMBIGUOUS})
 """Kinds of unbiased prompts of the task itself: those that look most like the biased ones."""
 _TRAIN_SHARE = 0.8
@@ -57,10 +59,14 @@ def pools(request: FitRequest, config: FairSteerConfig) -> tuple[Pool, Pool]:
     """
     task = request.task
     if config.splits == "released":
-        train, held_out = _released(request)
+        sides = _released(request)
     else:
-        train = _pool(task, task.split("train"), request.anchors)
-        held_out = _pool(task, task.split("validation"), request.held_out_anchors)
+        sides = (
+            _Side(task.split("train"), request.anchors),
+            _Side(task.split("validation"), request.held_out_anchors),
+        )
+    kinds = Kinds.of(task, sides[0].anchors)
+    train, held_out = (_pool(side, kinds) for side in sides)
     if not train.items:
         raise EquipoiseError(
             f"task {task.name!r}: no item of its train split has sides (pro, anti, abstain); "
@@ -107,44 +113,41 @@ def refuse_one_class(examples: Examples, task: Task) -> None:
     )
 
 
-def _pool(task: Task, items: Sequence[Item], anchors: Anchors) -> Pool:
-    kinds = anchor_kinds(task, anchors)
-    sided = tuple(item for item in items if item.sides)
+class _Side(NamedTuple):
+    """One side of a split: the task's items, and prompts on which nothing should change."""
+
+    items: tuple[Item, ...]
+    anchors: Anchors
+
+
+def _pool(side: _Side, kinds: Kinds) -> Pool:
+    sided = tuple(item for item in side.items if item.sides)
     # Unambiguous items with sides are labelled by their answers; those without are anchors.
     mine = frozenset(sided)
-    kept = {
-        kind: [prompt for prompt in prompts if prompt not in mine]
-        for kind, prompts in kinds.items()
-    }
-    return Pool(sided, {kind: prompts for kind, prompts in kept.items() if prompts})
+    others = tuple(item for item in side.anchors.items if item not in mine)
+    return Pool(sided, kinds.sort(Anchors(others, side.anchors.texts)))
 
 
-def _released(request: FitRequest) -> tuple[Pool, Pool]:
+def _released(request: FitRequest) -> tuple[_Side, _Side]:
     """80 : 20 at random over all items, whatever their split or twin [C]."""
     rng = np.random.default_rng(request.seed)
     first, second = request.anchors, request.held_out_anchors
-
-    def cut(values: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        order = rng.permutation(len(values))
-        edge = round(_TRAIN_SHARE * len(values))
-        return [values[i] for i in order[:edge]], [values[i] for i in order[edge:]]
-
     own = frozenset(request.task.items)
     strangers = [item for item in (*first.items, *second.items) if item not in own]
-    items, asked = cut(request.task.items), cut(strangers)
-    texts = cut((*first.texts, *second.texts))
-    train, held_out = (
-        _pool(
-            request.task,
-            [item for item in items[side] if isinstance(item, Item)],
-            Anchors(
-                tuple(item for item in asked[side] if isinstance(item, Item)),
-                tuple(text for text in texts[side] if isinstance(text, str)),
-            ),
-        )
-        for side in (0, 1)
-    )
-    return train, held_out
+    items, more = _cut(request.task.items, rng), _cut(strangers, rng)
+    texts = _cut((*first.texts, *second.texts), rng)
+
+    def side(k: int) -> _Side:
+        plain = tuple(item for item in items[k] if not item.sides and not item.ambiguous)
+        return _Side(items[k], Anchors((*plain, *more[k]), texts[k]))
+
+    return side(0), side(1)
+
+
+def _cut(values: Sequence[T], rng: np.random.Generator) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    order = rng.permutation(len(values))
+    edge = round(_TRAIN_SHARE * len(values))
+    return tuple(values[i] for i in order[:edge]), tuple(values[i] for i in order[edge:])
 
 
 def _limited(pool: Pool, config: FairSteerConfig, seed: int) -> Pool:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from equipoise.decisions.activations import Prompt
 from equipoise.errors import EquipoiseError
 from equipoise.methods.gating.build import GateOptions
 from equipoise.methods.gating.fit import fit_gate
+from equipoise.methods.gating.kinds import UNAMBIGUOUS, Kinds
 from equipoise.methods.gating.report import GateReport
-from equipoise.methods.method import Anchors, FitRequest
+from equipoise.methods.method import FitRequest
 from equipoise.models import Model
 from equipoise.models.backbone import residual_sites
 from equipoise.steering import ProbeGate
-from equipoise.tasks.item import Item, Task
+from equipoise.tasks.item import Item
 from equipoise.tasks.subset import take_evenly
 
-UNAMBIGUOUS = "unambiguous"
 _MAX_PROMPTS = 1024
-_MAX_KINDS = 12
 
 
 def ambiguity_gate(
@@ -52,14 +49,15 @@ def ambiguity_gate(
             probe that cannot beat chance.
     """
     task = request.task
-    negative = anchor_kinds(task, request.anchors)
+    kinds = Kinds.of(task, request.anchors)
+    negative = kinds.sort(request.anchors)
     gate, report = fit_gate(
         request.model,
         ambiguous_items(task.split("train"), request.seed),
         negative,
         block_sites(request.model, layer),
         held_out_positive=ambiguous_items(task.split("validation"), request.seed),
-        held_out_negative=anchor_kinds(task, request.held_out_anchors),
+        held_out_negative=kinds.sort(request.held_out_anchors),
         options=GateOptions(
             soft=soft,
             false_firing=false_firing,
@@ -102,30 +100,3 @@ def ambiguous_items(items: Sequence[Item], seed: int) -> list[Item]:
     """The ambiguous ones, at most a thousand, evenly over their contexts."""
     chosen = [item for item in items if item.ambiguous]
     return take_evenly(chosen, _MAX_PROMPTS, seed=seed) if chosen else []
-
-
-def anchor_kinds(task: Task, anchors: Anchors) -> dict[str, list[Prompt]]:
-    """Anchors by kind: the task's unambiguous items, questions of other origin, texts.
-
-    Items of few contexts (categories of a benchmark, subjects, skills) are a kind for each.
-    """
-    own = frozenset(task.items)
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for item in anchors.items:
-        groups[UNAMBIGUOUS if item in own else "questions"].append(item)
-    kinds: dict[str, list[Prompt]] = {}
-    for group, items in groups.items():
-        kinds |= by_context(group, items)
-    if anchors.texts:
-        kinds["texts"] = list(anchors.texts)
-    return kinds
-
-
-def by_context(name: str, items: Iterable[Item]) -> dict[str, list[Prompt]]:
-    """Items as ``name: context`` for each of their first contexts, if these are few."""
-    found: dict[str, list[Prompt]] = defaultdict(list)
-    for item in items:
-        found[item.contexts[0] if item.contexts else "other"].append(item)
-    if not 1 < len(found) <= _MAX_KINDS:
-        return {name: [item for group in found.values() for item in group]}
-    return {f"{name}: {context}": group for context, group in sorted(found.items())}

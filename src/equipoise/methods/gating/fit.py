@@ -30,7 +30,8 @@ def fit_gate(
     Of several sites, the one whose probe tells best is taken: by balanced accuracy on held-out
     prompts, averaged with that on every kind of negatives left out of the training (accuracy on
     known kinds alone proved worthless as a promise; spec/findings.md, "Gating"). Of equals, the
-    first: an earlier site costs less to read ahead.
+    first: an earlier site costs less to read ahead. The figures of a site that was chosen by them
+    flatter it a little.
 
     Args:
         model: The model, with nothing attached.

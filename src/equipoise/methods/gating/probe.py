@@ -13,6 +13,7 @@ from equipoise.steering import ProbeGate
 
 # Tight: the same prompts must give the same gate whatever the batches they were read in.
 _TOLERANCE, _MAX_ITERATIONS = 1e-7, 5000
+_ROUNDING = 1e-4
 
 
 def fit_probe(
@@ -50,7 +51,8 @@ def fit_probe(
     mean, spread = np.zeros(h.shape[1]), np.ones(h.shape[1])
     if standardise:
         mean, spread = h.mean(0), h.std(0)
-        spread[spread <= 1e-6 * max(spread.max(), 1e-30)] = np.inf  # constant: tells nothing
+        # What is constant but for rounding tells nothing, and must not be blown up.
+        spread[spread <= _ROUNDING * np.sqrt(np.square(h).mean(0))] = np.inf
     weights = balanced_weights(examples, hard) if balance else None
     model = LogisticRegression(C=c, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS)
     model.fit((h - mean) / spread, examples.opens, sample_weight=weights)

@@ -117,7 +117,7 @@ def quality(gate: ProbeGate, examples: Examples) -> dict[str, float]:
     gaps = np.bincount(bins, weights=weights * (p - opens), minlength=_BINS)
     return {
         "auroc": float(test.statistic / (opens.sum() * (~opens).sum())),
-        "p_value": float(test.pvalue),
+        "p_value": float(test.pvalue) if np.ptp(p) > 0 else 1.0,
         "balanced_accuracy": float((weights * right).sum()),
         "brier": float((weights * (p - opens) ** 2).sum()),
         "calibration_error": float(np.abs(gaps).sum()),

@@ -1,0 +1,1 @@
+"""The walk through the architectures of transformers: build tiny, steer, fold, write down."""
