@@ -214,7 +214,7 @@ class SweepOptions(Options):
         (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), description="strengths to measure"
     )
     max_capability_drop: Annotated[float, Flag("SHARE")] = Field(
-        0.02,
+        0.05,
         ge=0,
         le=1,
         allow_inf_nan=False,

@@ -48,7 +48,7 @@ class Result:
         measured = ", ".join(f"{row['strength']:g}" for row in self.rows)
         raise EquipoiseError(f"strength {strength:g} was not measured; there is {measured}")
 
-    def choose(self, max_capability_drop: float = 0.02, *, interpolate: bool = False) -> Choice:
+    def choose(self, max_capability_drop: float = 0.05, *, interpolate: bool = False) -> Choice:
         """Choose ω by the validation rows and note the choice in the results.
 
         The lowest bias among strengths whose capability and unambiguous-accuracy drops have an

@@ -232,7 +232,7 @@ def run(
     strengths: Sequence[float] = STRENGTHS,
     capability: Sequence[Capability] = (),
     anchors: Anchors | None = None,
-    max_capability_drop: float = 0.02,
+    max_capability_drop: float = 0.05,
     interpolate: bool = False,
     seed: int = 0,
     settings: Settings | None = None,
