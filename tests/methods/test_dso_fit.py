@@ -74,7 +74,9 @@ def test_base_is_read_once(tiny: Model) -> None:
         progress=lambda step, of, figures: passes.append(f"step {step}"),
     )
     first, last = passes.index("step 1"), passes.index("step 6")
-    assert passes[first:last].count("steered") == 5 * 2 * 3  # steps × epochs × (ambiguous, items, texts)
+    assert (
+        passes[first:last].count("steered") == 5 * 2 * 3
+    )  # steps × epochs × (ambiguous, items, texts)
     assert "base" not in passes[first:last]
     assert "base" in passes[:first]
 

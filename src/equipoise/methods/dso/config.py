@@ -31,15 +31,15 @@ class DSOConfig(MethodConfig):
     ppo_clip: float = Field(0.2, gt=0)
     max_new_tokens: int = Field(16, ge=1, description="length of a sampled free-text answer")
     twin_weight: float = Field(
-        1.0, ge=0, description="weight of the log-odds gap within a twin; brings greedy bias down"
+        2.0, ge=0, description="weight of the log-odds gap within a twin; brings greedy bias down"
     )
     abstention_weight: float = Field(10.0, ge=0)
 
     # KL to the base, per pool, in nats per decision.
     kl_control: Literal["projection", "dual"] = "projection"
-    kl_weight: float = Field(0.3, ge=0, description="fixed penalty (projection)")
+    kl_weight: float = Field(0.15, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
-    kl_anchor: float = Field(0.02, gt=0, description="budget on anchors")
+    kl_anchor: float = Field(0.03, gt=0, description="budget on anchors")
     checked: int = Field(128, ge=1, description="held-out prompts of each pool to check it on")
     dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
 

@@ -38,15 +38,13 @@ def fit_probe(
             weight, when balancing.
 
     Raises:
-        EquipoiseError: A side is missing, or scikit-learn is not installed.
+        EquipoiseError: A side is missing.
     """
     if not examples.two_sided:
         missing = "shut" if examples.opens.any() else "open"
         raise EquipoiseError(f"a gate needs prompts of both sides: none it should {missing} on")
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise EquipoiseError("probes need scikit-learn: pip install 'equipoise[probes]'") from error
+    from sklearn.linear_model import LogisticRegression
+
     h = examples.h.astype(np.float64)
     mean, spread = np.zeros(h.shape[1]), np.ones(h.shape[1])
     if standardise:
