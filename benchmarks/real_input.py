@@ -77,7 +77,7 @@ def lexical_gender(model: Model, task: Task, steering: Steering) -> dict[str, fl
 def film_reviews(**config: object) -> None:
     """(a) A bias nobody planted."""
     model, task = load(str(ROOT / "imdb-5m")), load_task("pronouns")
-    stories = tuple(json.loads((ROOT / "text/tinystories_1000.json").read_text())[:100])
+    stories = tuple(json.loads((ROOT / "text/tinystories_1000.json").read_text())[:200])
     started = time.perf_counter()
     result, steering = run(
         model,
