@@ -87,30 +87,9 @@ def anchors_of(
     return Anchors(some_items(items, MAX_ANCHORS), some_texts(texts, MAX_ANCHORS))
 
 
-def fit(
-    model: Model,
-    task: Task,
-    method: str = "dso",
-    *,
-    capability: Sequence[Capability] = (),
-    anchors: Anchors | None = None,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    report: Report | None = None,
-    **config: Any,
-) -> Steering:
-    """Fit a steering to a model and a task; see :func:`fit_outcome` for how the fit went."""
-    return fit_outcome(
-        model,
-        task,
-        method,
-        capability=capability,
-        anchors=anchors,
-        seed=seed,
-        checkpoint=checkpoint,
-        report=report,
-        **config,
-    ).steering
+def fit(model: Model, task: Task, method: str = "dso", **options: Any) -> Steering:
+    """Fit a steering; takes what :func:`fit_outcome` takes, which also tells how the fit went."""
+    return fit_outcome(model, task, method, **options).steering
 
 
 def fit_outcome(
