@@ -61,24 +61,24 @@ class AnchorPools:
             for chunk in batches(encoded, self.config.batch_tokens):
                 index = [rows[j] for j in chunk]
                 found = score(self.model.hf, [encoded[j] for j in chunk], attachment=attachment)
-                divergence = _divergence(pool, index, found).sum() / count
+                divergence = self._divergence(pool, index, found).sum() / count
                 if divergence.requires_grad:
                     (weight * divergence).backward()
                 total += float(divergence.detach())
         return total
 
+    def _divergence(self, pool: Pool, index: Sequence[int], found: Scores) -> Tensor:
+        """KL of each row to the base, float32 [rows].
 
-def _divergence(pool: Pool, index: Sequence[int], found: Scores) -> Tensor:
-    """KL of each row to the base, float32 [rows].
-
-    The vocabulary's KL hardly sees options that hold little of the probability (he and she in a
-    cloze), so the decision of an item among its options is held as well.
-    """
-    kl = found.kl(base_nodes(pool, index, found))
-    if pool.rows[index[0]].is_text:
-        return kl
-    base = pool.options[list(index)]
-    return kl + objective.decision_kl(of_width(found.options, base.shape[1]), base)
+        The vocabulary's KL hardly sees options that hold little of the probability (he and she in
+        a cloze), so the decision of an item among its options is held as well.
+        """
+        kl = found.kl(base_nodes(pool, index, found))
+        if pool.rows[index[0]].is_text or self.config.decision_weight == 0:
+            return kl
+        base = pool.options[list(index)]
+        decided = objective.decision_kl(of_width(found.options, base.shape[1]), base)
+        return kl + self.config.decision_weight * decided
 
 
 def base_nodes(pool: Pool, index: Sequence[int], found: Scores) -> Tensor:

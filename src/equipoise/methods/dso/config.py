@@ -40,6 +40,9 @@ class DSOConfig(MethodConfig):
     kl_weight: float = Field(0.2, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
     kl_anchor: float = Field(0.03, gt=0, description="budget on anchors")
+    decision_weight: float = Field(
+        1.0, ge=0, description="weight of the KL among an anchor's options, beside the vocabulary's"
+    )
     checked: int = Field(128, ge=1, description="held-out prompts of each pool to check it on")
     dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
 
