@@ -103,9 +103,8 @@ def film_reviews(decision_weight: float = 1.0) -> None:
         decision_weight=decision_weight,
         **FILM_REVIEWS,
     )
-    print(
-        f"(a) imdb-5m on pronouns, decision weight {decision_weight:g}, {time.perf_counter() - started:.0f} s"
-    )
+    seconds = time.perf_counter() - started
+    print(f"(a) imdb-5m on pronouns, decision weight {decision_weight:g}, {seconds:.0f} s")
     print("  ", *result.data["notes"])
     show(result)
     base, full = result.row(0.0), result.row(1.0)
