@@ -9,6 +9,7 @@ Prints n, the machine, and for each figure the mean over seeds with its range.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,6 +40,10 @@ def figures(seed: int) -> tuple[dict[str, float], list[float]]:
         "bias, ω = 1": moved(full, "per_occupation_bias"),
         "greedy bias, base": moved(base, "per_occupation_bias_greedy"),
         "greedy bias, ω = 1": moved(full, "per_occupation_bias_greedy"),
+        "plug-in bias at parity, ω = 1": full["per_occupation_bias"]["parity"],
+        "bias, ω = 1, lower limit": full["per_occupation_bias"]["low"],
+        "bias, ω = 1, upper limit": full["per_occupation_bias"]["high"],
+        "fairly decoded bias, base": moved(base["seeded_hash"], "per_occupation_bias"),
         "fairly decoded bias, ω = 1": moved(full["seeded_hash"], "per_occupation_bias"),
         "first-option share, greedy, ω = 1": shares["first_option_greedy"],
         "male-list share, greedy, ω = 1": shares["classes_greedy"]["male-list"],
@@ -48,12 +53,14 @@ def figures(seed: int) -> tuple[dict[str, float], list[float]]:
         "unambiguous drop, ω = 1": full["unambiguous_accuracy"]["drop"]["estimate"],
         "capability, base": base["capability"][skills]["estimate"],
         "capability drop, ω = 1": full["capability"][skills]["drop"]["estimate"],
+        "abstention, base": moved(base, "abstention"),
         "abstention moves by": abs(moved(full, "abstention") - moved(base, "abstention")),
         "twin distance, ω = 1": full["twins"]["distance"],
         "KL ambiguous, ω = 1": full["kl"]["ambiguous"],
         "KL anchors, ω = 1": full["kl"]["anchor"],
         "fit, seconds": result.data["wall_seconds"]["fit"],
         "sweep, seconds": result.data["wall_seconds"]["sweep"],
+        "memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "chosen ω": result.data["chosen"]["strength"],
     }, [moved(row, "per_occupation_bias") for row in result.rows]
 

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from architectures.tiny import build
 from equipoise.errors import EquipoiseError
-from equipoise.models.backbone import Site, norm_sites, text_config
+from equipoise.models.backbone import Site, norm_sites, text_config, token_ids
 from equipoise.steering import Steering
-from equipoise.steering.fold_checkpoint import fold_checkpoint, token_ids
+from equipoise.steering.fold_checkpoint import fold_checkpoint
 from equipoise.steering.homes import bias_home
 
 _TOKENS = 11

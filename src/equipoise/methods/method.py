@@ -41,17 +41,17 @@ class Anchors:
         return bool(self.items or self.texts)
 
 
-def some_texts(texts: Sequence[str], most: int) -> tuple[str, ...]:
-    """At most so many of the texts, evenly spaced over them."""
-    if len(texts) <= most:
-        return tuple(texts)
-    return tuple(texts[i * len(texts) // most] for i in range(most))
+def evenly(values: Sequence[str], most: int) -> tuple[str, ...]:
+    """At most so many of the values, evenly spaced over them."""
+    if len(values) <= most:
+        return tuple(values)
+    return tuple(values[i * len(values) // most] for i in range(most))
 
 
 def some_items(items: Sequence[Item], most: int) -> tuple[Item, ...]:
     """At most about so many of the items: whole twins, evenly spaced over them."""
     twins = list(dict.fromkeys(item.twin for item in items))
-    kept = set(some_texts(twins, max(1, most * len(twins) // max(1, len(items)))))
+    kept = set(evenly(twins, max(1, most * len(twins) // max(1, len(items)))))
     return tuple(item for item in items if item.twin in kept)
 
 

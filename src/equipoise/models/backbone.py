@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -244,3 +245,12 @@ def _some(sites: list[Site], model: Model | nn.Module, what: str) -> list[Site]:
             f"{type(unwrap(model)).__name__}: no {what} under a known name; name the sites by hand"
         )
     return sites
+
+
+def token_ids(config: Mapping[str, Any]) -> Iterator[int]:
+    """Ids of the special tokens a configuration (as a dict, its parts included) speaks of."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from token_ids(value)
+        elif str(name).endswith(("token_id", "token_index")) and isinstance(value, int):
+            yield value

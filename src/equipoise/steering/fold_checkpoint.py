@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.backbone import text_config
+from equipoise.models.backbone import text_config, token_ids
 from equipoise.models.model import Model, unwrap
 from equipoise.steering.fold import fold
 from equipoise.steering.fold_card import card
@@ -225,15 +225,6 @@ def _prompts(model: Model | nn.Module) -> list[Tensor]:
     if isinstance(model, Model) and model.tokenizer is not None:
         batches += [model.tokenizer(text, return_tensors="pt").input_ids for text in _TEXT]
     return batches
-
-
-def token_ids(config: Mapping[str, Any]) -> Iterator[int]:
-    """Ids of the special tokens a configuration (as a dict, its parts included) speaks of."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from token_ids(value)
-        elif str(name).endswith(("token_id", "token_index")) and isinstance(value, int):
-            yield value
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.backbone import text_config
+from equipoise.models.backbone import text_config, token_ids
 from equipoise.models.model import Model, unwrap
 from equipoise.steering.address import Address, activation
 from equipoise.steering.attachment import Attachment
@@ -257,13 +257,8 @@ def _sang(before: Tensor | None, after: Tensor | None, address: Address) -> bool
 
 def _random_ids(root: nn.Module) -> Tensor:
     """Ordinary tokens: none that the configuration gives a meaning (padding, images, ...)."""
-    config = {**vars(root.config), **vars(text_config(root))}
-    special = {
-        v
-        for k, v in config.items()
-        if k.endswith(("token_id", "token_index")) and isinstance(v, int)
-    }
-    ordinary = [t for t in range(config["vocab_size"]) if t not in special]
+    special = set(token_ids(cast(Any, root.config).to_dict()))
+    ordinary = [t for t in range(text_config(root).vocab_size) if t not in special]
     chosen = torch.randint(
         len(ordinary), (_ROWS, _TOKENS), generator=torch.Generator().manual_seed(0)
     )

@@ -1,4 +1,4 @@
-"""Studies: audit, fit, sweep, choose, run and compare as functions that return results."""
+"""Studies: audit, fit, sweep, choose and run as functions that return results."""
 
 from equipoise.study.measure import Settings
 from equipoise.study.results import Result

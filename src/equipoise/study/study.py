@@ -1,4 +1,4 @@
-"""The loop as functions: audit, fit, sweep, run, compare."""
+"""The loop as functions: audit, fit, sweep, run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.method import Progress, some_items, some_texts
+from equipoise.methods.method import Progress, evenly, some_items
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
@@ -84,7 +84,7 @@ def anchors_of(
     for one in capability:
         items += one.questions(split)
         texts += one.texts(split)
-    return Anchors(some_items(items, MAX_ANCHORS), some_texts(texts, MAX_ANCHORS))
+    return Anchors(some_items(items, MAX_ANCHORS), evenly(texts, MAX_ANCHORS))
 
 
 def fit(model: Model, task: Task, method: str = "dso", **options: Any) -> Steering:

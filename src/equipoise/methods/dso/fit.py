@@ -9,7 +9,7 @@ from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.projection import Budget, largest_within, rescale
 from equipoise.methods.dso.sparsity import keep_top_share
 from equipoise.methods.dso.train import Trainer
-from equipoise.methods.method import Anchors, FitOutcome, FitRequest, some_items, some_texts
+from equipoise.methods.method import Anchors, FitOutcome, FitRequest, evenly, some_items
 from equipoise.steering import Steering
 
 
@@ -29,9 +29,7 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     held_out = [i for i in request.task.split("validation") if i.ambiguous]
     ambiguous = some_items(held_out or trainer.items, config.checked)
     kept = request.held_out_anchors or request.anchors
-    anchors = Anchors(
-        some_items(kept.items, config.checked), some_texts(kept.texts, config.checked)
-    )
+    anchors = Anchors(some_items(kept.items, config.checked), evenly(kept.texts, config.checked))
     on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
     def measure(strengths: list[float]) -> list[tuple[float, float]]:

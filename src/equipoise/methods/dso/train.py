@@ -115,6 +115,8 @@ class Trainer:
         rows, context, twin = self.draws.draw(config.twins_per_step, generator)
         anchors = self.anchors.draw(generator)
         labels = self.labels.abstain[rows].to(self.model.device)
+        align, partner = pair_up([self.items[i] for i in rows], twin, labels.shape[1])
+        align, partner = align.to(labels.device), partner.to(labels.device)
         rate = self._rate()
         rollout = None
         for epoch in range(config.ppo_epochs if config.estimator == "ppo" else 1):
@@ -131,15 +133,14 @@ class Trainer:
             objective_loss = policy_loss(self.model, options, reward, rollout, config)
             abstained = (probabilities * labels).sum(-1)
             drift = abstained.mean() - self.base_abstention[rows].mean()
-            align, partner = pair_up([self.items[i] for i in rows], twin, options.shape[1])
-            gap = objective.twin_gap(options, align.to(options.device), partner.to(options.device))
+            gap = objective.twin_gap(options, align, partner)
             loss = (
                 objective_loss
                 + on_ambiguous * kl_ambiguous
                 + config.abstention_weight * drift.square()
                 + config.twin_weight * gap
             )
-            self._descend(loss, rate)
+            self._descend(loss, kl_anchor, rate)
         if config.kl_control == "dual":
             self._ascend(float(kl_ambiguous.detach()), kl_anchor)
         bias = state.majority.bias()
@@ -205,9 +206,9 @@ class Trainer:
         share = floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
         return self.config.learning_rate * share
 
-    def _descend(self, loss: Tensor, rate: float) -> None:
+    def _descend(self, loss: Tensor, kl_anchor: float, rate: float) -> None:
         """One Adam step (the anchors' gradient is there already), then the proximal step."""
-        if not bool(loss.isfinite()):
+        if not (bool(loss.isfinite()) and math.isfinite(kl_anchor)):
             raise EquipoiseError(
                 f"dso: the loss is not finite at step {self.state.step + 1}; lower learning_rate "
                 f"(now {self.config.learning_rate}), or load the model in float32"
