@@ -107,8 +107,8 @@ def test_data_come_from_the_path_then_the_environment(tmp_path, monkeypatch):
     (there / "synthbias_data.csv").write_text(rows.replace("guard", "driver"))
 
     monkeypatch.delenv("EQUIPOISE_DATA", raising=False)
-    with pytest.raises(EquipoiseError, match=r"synthbias_data\.csv .* --data PATH") as caught:
-        load_task("synthbias")
+    with pytest.raises(EquipoiseError, match=r"word_lists .* --data PATH") as caught:
+        load_task("unqover")
     assert "EQUIPOISE_DATA" in str(caught.value)
     monkeypatch.setenv("EQUIPOISE_DATA", str(tmp_path / "there"))
     assert load_task("synthbias").items[0].contexts == ("driver", "nurse")

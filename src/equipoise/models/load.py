@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 BUILTIN = "builtin:"
+_HUB_TIMEOUT = 10
+"""Seconds."""
 
 
 def builtin_models() -> list[str]:
@@ -57,6 +59,8 @@ def load(
 
     source = _resolve(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not (isinstance(source, Path) or _hub_answers(source, revision)):
+        common["local_files_only"] = True  # else its client tries again for half a minute
     if revision is not None:
         common["revision"] = revision
     with _readable_errors(name), _quiet():
@@ -107,6 +111,19 @@ def _resolve(name: str) -> str | Path:
     return name
 
 
+def _hub_answers(name: str, revision: str | None) -> bool:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
+    except HfHubHTTPError:
+        return True  # with a refusal, which the loaders put into words
+    except Exception:  # the HTTP client's own errors; which client, depends on the version
+        return False
+    return True
+
+
 def _auto_class(config: PretrainedConfig) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import (
@@ -153,11 +170,14 @@ def _dtype(
 @contextlib.contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
     """Turn the loaders' errors into one line that names the model."""
+    from safetensors import SafetensorError
+
+    known = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError)
     try:
         yield
     except EquipoiseError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+    except (*known, SafetensorError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         kind = "folder" if Path(name).expanduser().is_dir() else "hub id, folder or builtin:NAME"
         raise EquipoiseError(f"cannot load {name!r} as a {kind}: {first.strip()}") from error

@@ -69,10 +69,9 @@ _TASKS = Catalogue(
         TaskSource(
             name="synthbias",
             description="SynthBias: 31,728 coreference sentences over 40 occupations",
-            origin="data folder; CC BY-NC-ND 4.0, evaluation only",
+            origin="data folder, or the authors' repository; CC BY-NC-ND 4.0, evaluation only",
             build=synthbias.build,
             takes_data=True,
-            needs_data=f"the file {synthbias.FILE} of github.com/apple/ml-synthbias",
         ),
         TaskSource(
             name="winobias",

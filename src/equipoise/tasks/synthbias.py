@@ -16,25 +16,34 @@ from equipoise.tasks.coreference import coreference_item
 from equipoise.tasks.files import read_csv
 from equipoise.tasks.item import Item, Task
 from equipoise.tasks.occupations import WINOBIAS, class_of, gender_of
+from equipoise.tasks.published import PublishedFile
 from equipoise.tasks.splits import assign_splits, digest, hold_out
 
 FILE = "synthbias_data.csv"
+SOURCE = PublishedFile(
+    "https://raw.githubusercontent.com/apple/ml-synthbias/"
+    f"6db30ffb573178f578df60c5a604a205e47f8d56/data/{FILE}",
+    "6bf346256a12eeb959dfbe610948694e8da26c74306bb202c2f6cd177af84588",
+)
 _COLUMNS = ["type", "sample", "occ_1", "occ_2", "pronoun", "is_stereotypical"]
 _LICENCE = "SynthBias: CC BY-NC-ND 4.0, for evaluation; never train what you publish on it"
 
 
-def build(*, data: Path) -> Task:
+def build(*, data: Path | None) -> Task:
     """Read the SynthBias table.
 
     Rows that differ only in the pronoun's gender are a twin. The whole sentence decides the
     split, whatever its type. A fifth of each list's occupations is held out.
 
     Args:
-        data: ``synthbias_data.csv``, or the folder that holds it.
+        data: ``synthbias_data.csv``, or the folder that holds it; None: the authors' own copy,
+            fetched from their repository.
 
     Raises:
         EquipoiseError: No such table, or a row that is not what SynthBias promises.
     """
+    if data is None:
+        data = SOURCE.fetch("synthbias")
     path = data / FILE if data.is_dir() else data
     seen: Counter[tuple[str, str]] = Counter()
     frames: dict[str, str] = {}

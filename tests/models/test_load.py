@@ -1,0 +1,94 @@
+"""Models by name: bundled, from a folder, from the hub's cache, and what is none of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+
+from equipoise.errors import EquipoiseError
+from equipoise.models import builtin_models, load
+
+BUNDLED = Path(str(resources.files("equipoise.models"))) / "bundled" / "coref-2m"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(BUNDLED, tmp_path / "mine"))
+
+
+def test_the_default_is_the_first_bundled_model():
+    model = load()
+    assert model.name == "builtin:coref-2m" == f"builtin:{builtin_models()[0]}"
+    assert not model.hf.training
+    assert not any(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+def test_half_precision_is_widened_on_a_cpu_unless_asked_for(folder):
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    assert load(str(folder), device="cpu").hf.dtype == torch.float32
+    assert load(str(folder), device="cpu", dtype="bfloat16").hf.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("builtin:coref-2n", {}, r"did you mean 'coref-2m'\?"),
+        ("./nowhere", {}, "no such folder"),
+        ("builtin:", {"dtype": "float17"}, "unknown dtype 'float17'"),
+    ],
+)
+def test_a_wrong_name_or_setting_says_so(name, options, message):
+    with pytest.raises(EquipoiseError, match=message):
+        load(name, **options)
+
+
+def test_a_folder_that_is_no_checkpoint_says_so(tmp_path, folder):
+    with pytest.raises(EquipoiseError, match=r"without config\.json"):
+        load(str(tmp_path))
+    with pytest.raises(EquipoiseError, match="a file"):
+        load(str(folder / "config.json"))
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(EquipoiseError, match="cannot load"):
+        load(str(folder))
+
+
+def test_chat_needs_a_template(folder):
+    name = "chat_template.jinja"
+    (folder / name).unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert not load(str(folder)).chat
+    with pytest.raises(EquipoiseError, match="no chat template"):
+        load(str(folder), chat=True)
+
+
+def test_a_cached_model_loads_at_once_where_the_hub_does_not_answer(tmp_path):
+    repository = tmp_path / "hub" / "models--someone--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(BUNDLED, repository / "snapshots" / ("0" * 40))
+    code = (
+        "import sys, time, transformers; from equipoise.models import load; t = time.time()\n"
+        "try: print(load(sys.argv[1]).name)\n"
+        "except Exception as error: print(error)\n"
+        "print(time.time() - t < 12)"
+    )
+
+    def ask(name):
+        env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+        run = [sys.executable, "-c", code, name]
+        return subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout
+
+    assert ask("someone/small") == "someone/small\nTrue\n"
+    said = ask("someone/else")
+    assert said.startswith("cannot load 'someone/else' as a hub id")
+    assert said.endswith("True\n")
