@@ -92,6 +92,12 @@ def row(strength: float, *, full: float = 0.021, greedy: float = 0.052) -> dict[
             "per_occupation_bias": bias(now * 0.95 + 0.01, 0.05),
             "per_occupation_bias_greedy": bias(greedy_now, 0.08),
             "unambiguous_accuracy": metric(0.985, 0.01, n=200),
+            "by_occupation": {
+                name: {"n": 20, "pro": (0.9 + share * (1 - strength)) / 2,
+                       "anti": (0.9 - share * (1 - strength)) / 2,
+                       "pro_greedy": (1 - strength / 2), "anti_greedy": strength / 2}
+                for name, share in (("typist", 0.5), ("miller", 0.6))
+            },
         },
         "seeded_hash": {
             "per_occupation_bias": bias(now * 1.02 + 0.012, 0.03),

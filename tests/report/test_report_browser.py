@@ -64,7 +64,8 @@ def test_address_sets_the_strength_of_everything(run: Run, tmp_path: Path) -> No
     for dom, row in ((first, results["sweep"][1]), (second, results["sweep"][5])):
         assert "data-error" not in dom
         assert re.search(r'<html[^>]*class="js"', dom)
-        shares = sorted(e["pro"] - e["anti"] for e in row["by_occupation"].values())
+        known = row["by_occupation"] | row["held_out"]["by_occupation"]
+        shares = sorted(entry["pro"] - entry["anti"] for entry in known.values())
         assert sorted(fills(dom)) == pytest.approx(shares, abs=1e-4)
         bias = row["per_occupation_bias"]
         assert f">{bias['estimate']:.3f}<" in lines(dom, "bias")

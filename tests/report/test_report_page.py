@@ -149,15 +149,18 @@ def test_data_of_the_script_are_those_of_the_results() -> None:
     first = results["sweep"][0]["by_occupation"]
     names = re.findall(r'<li title="n = 50"><span class="name">([\w-]+)', page)
     assert sorted(names) == sorted(first)
+    unseen = re.findall(r'<span class="name">([\w-]+)', page.split("Never seen in the fit")[1])
+    assert unseen == ["miller", "typist"]
     for row, soft, greedy in zip(
         results["sweep"], told["bars"]["probability"], told["bars"]["greedy"], strict=True
     ):
-        shares = [row["by_occupation"][name] for name in names]
+        known = row["by_occupation"] | row["held_out"]["by_occupation"]
+        shares = [known[name] for name in (*names, *unseen)]
         assert soft == pytest.approx([s["pro"] - s["anti"] for s in shares], abs=1e-4)
         assert greedy == pytest.approx(
             [s["pro_greedy"] - s["anti_greedy"] for s in shares], abs=1e-4
         )
-    before = told["bars"]["probability"][0]
+    before = told["bars"]["probability"][0][: len(names)]
     assert before == sorted(before, reverse=True)
     accuracy = [score[0] for score in told["scores"]["unambiguous"]]
     assert accuracy == [row["unambiguous_accuracy"]["estimate"] for row in results["sweep"]]

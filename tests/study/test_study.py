@@ -135,7 +135,9 @@ def test_run_writes_the_contract(tiny: Model, tmp_path: Path) -> None:
         "per_occupation_bias",
         "per_occupation_bias_greedy",
         "unambiguous_accuracy",
+        "by_occupation",
     }
+    assert set(base["held_out"]["by_occupation"]) == {"carpenter"}
     assert "held_out" not in data["validation"][0]
     assert data["chosen"]["strength"] in {0.0, 0.5, 1.0}
     assert data["chosen"]["rule"]

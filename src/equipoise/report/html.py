@@ -128,20 +128,18 @@ def _occupations(study: Study) -> dict[str, Any]:
 
     Returns:
         ``groups``: names of the groups (empty for pro/anti tasks); ``greedy``: whether greedy
-        shares are known; ``bars``: one dict per occupation with ``name``, ``n`` and, for the base
-        and the shown row, the signed bias or the list of group shares.
+        shares are known; ``seen`` and ``held_out``: one dict per occupation with ``name``, ``n``
+        and, for the base and the shown row, the signed bias or the list of group shares.
     """
     base = study.base or study.rows[0]
-    names = dict.fromkeys(name for row in study.rows for name in row.occupations)
-    entries = [entry for row in study.rows for entry in row.occupations.values()]
+    tables = [row.all_occupations for row in study.rows]
+    names = dict.fromkeys(name for table in tables for name in table)
+    entries = [entry for table in tables for entry in table.values()]
     groups = list(dict.fromkeys(group for e in entries for group in e.get("groups") or {}))
     bars: list[dict[str, Any]] = [
         {
             "name": name,
-            "n": next(
-                (row.occupations[name].get("n") for row in study.rows if name in row.occupations),
-                None,
-            ),
+            "n": next((table[name].get("n") for table in tables if name in table), None),
             "before": _bar(base, name, groups),
             "now": _bar(study.shown, name, groups),
         }
@@ -152,12 +150,18 @@ def _occupations(study: Study) -> dict[str, Any]:
     else:
         bars.sort(key=lambda bar: -(bar["before"] or 0.0))
     greedy = any(entry.get(key) for entry in entries for key in ("pro_greedy", "groups_greedy"))
-    return {"groups": groups, "greedy": greedy, "bars": bars}
+    unseen = {name for row in study.rows for name in row.held_out}
+    return {
+        "groups": groups,
+        "greedy": greedy,
+        "seen": [bar for bar in bars if bar["name"] not in unseen],
+        "held_out": [bar for bar in bars if bar["name"] in unseen],
+    }
 
 
 def _bar(row: Row, name: str, groups: list[str], suffix: str = "") -> Any:
     """Signed bias P(pro) − P(anti) of an occupation, or its group shares; None if unknown."""
-    entry = row.occupations.get(name) or {}
+    entry = row.all_occupations.get(name) or {}
     if groups:
         shares = entry.get(f"groups{suffix}") or {}
         return [finite(shares.get(group)) or 0.0 for group in groups] if shares else None
@@ -167,7 +171,8 @@ def _bar(row: Row, name: str, groups: list[str], suffix: str = "") -> Any:
 
 def _script(study: Study, lines: list[Tabulated], occupations: dict[str, Any]) -> dict[str, Any]:
     """What the page's script needs to show any other strength."""
-    names, groups = [bar["name"] for bar in occupations["bars"]], occupations["groups"]
+    names = [bar["name"] for bar in occupations["seen"] + occupations["held_out"]]
+    groups = occupations["groups"]
     bars = {"probability": [[_bar(row, n, groups) for n in names] for row in study.rows]}
     if occupations["greedy"]:
         bars["greedy"] = [[_bar(row, n, groups, "_greedy") for n in names] for row in study.rows]

@@ -161,6 +161,16 @@ class Row:
         """Occupation -> its shares."""
         return _table(self.at("by_occupation"))
 
+    @property
+    def held_out(self) -> Mapping[str, Mapping[str, Any]]:
+        """Occupation never seen in the fit -> its shares."""
+        return _table(self.at("held_out", "by_occupation"))
+
+    @property
+    def all_occupations(self) -> Mapping[str, Mapping[str, Any]]:
+        """Every occupation, seen in the fit or not -> its shares."""
+        return {**self.occupations, **self.held_out}
+
 
 class Study:
     """The results of one model, task and method, with rows in order of strength.

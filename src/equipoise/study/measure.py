@@ -221,6 +221,11 @@ def _held_out(probe: Probe, unseen: Decisions, base: Decisions) -> dict[str, Any
         "per_occupation_bias": _bias(ambiguous, probe, 1.0, True),
         "per_occupation_bias_greedy": _bias(ambiguous, probe, 0.0, True),
         "unambiguous_accuracy": accuracy,
+        "by_occupation": {
+            name: shares
+            for name, shares in fairness.by_context(ambiguous, target=probe.task.target).items()
+            if name in probe.task.held_out_contexts
+        },
     }
 
 
