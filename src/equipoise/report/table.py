@@ -44,49 +44,36 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
         pareto = [str(name) for name in results.get("pareto") or ()]
         return Group(_comparison(many, pareto), *_remarks(judge_comparison(many, pareto)))
     study = many[0]
-    tables = [_sweep(study)]
-    if len(study.capabilities) > 1:
-        tables.append(_capabilities(study))
-    return Group(*tables, *_remarks(judge(study)))
+    return Group(_sweep(study), _kept(study), *_remarks(judge(study)))
 
 
 def _sweep(study: Study) -> Table:
     table = _table(f"{study.method} · {study.model} · {study.task}")
-    _columns(table, "ω", "bias [95 %]", "parity", "greedy", "unamb.", "drop")
-    if len(study.capabilities) == 1:
-        _columns(table, study.capabilities[0], "drop")
-    _columns(table, "abst.", "KL")
+    _columns(table, "ω", "bias [95 %]", "parity", "greedy [95 %]", "abstains", "KL")
     for row in study.rows:
-        bias, kept = row.metric(BIAS), row.metric(UNAMBIGUOUS)
+        bias = row.metric(BIAS)
         cells = [
             _with_interval(bias),
             _short(bias.number("parity") if bias else None),
-            _estimate(row.metric(GREEDY)),
-            _estimate(kept),
-            _drop(kept),
+            _with_interval(row.metric(GREEDY)),
+            _estimate(row.metric(ABSTENTION)),
+            _short(row.number("kl", "ambiguous")),
         ]
-        if len(study.capabilities) == 1:
-            only = row.metric(capability(study.capabilities[0]))
-            cells += [_estimate(only), _drop(only)]
-        cells += [_estimate(row.metric(ABSTENTION)), _short(row.number("kl", "ambiguous"))]
         _add(table, study, row, cells)
     if study.chosen and study.row(study.chosen) is None:
         table.caption = f"▸ chosen: {strength(study.chosen)}, interpolated"
     return table
 
 
-def _capabilities(study: Study) -> Table:
-    """Estimate (drop) of every capability, where one column would not hold them."""
-    table = _table("capability (drop against ω = 0)")
-    _columns(table, "ω", *study.capabilities)
+def _kept(study: Study) -> Table:
+    """What the steering must not cost: each accuracy, and its drop where there is one."""
+    alone = len(study.rows) == 1
+    table = _table("kept" if alone else "kept (drop against ω = 0)")
+    _columns(table, "ω", "unambiguous", *study.capabilities)
+    measures = [UNAMBIGUOUS, *(capability(name) for name in study.capabilities)]
     for row in study.rows:
-        metrics = [row.metric(capability(name)) for name in study.capabilities]
-        _add(
-            table,
-            study,
-            row,
-            [f"{_estimate(m)} ({_drop(m)})" if m and m.drop else _estimate(m) for m in metrics],
-        )
+        metrics = [row.metric(measure) for measure in measures]
+        _add(table, study, row, [_with_interval(m) if alone else _with_drop(m) for m in metrics])
     return table
 
 
@@ -166,6 +153,11 @@ def _estimate(metric: Metric | None) -> str:
 
 def _drop(metric: Metric | None) -> str:
     return _short(metric.drop.estimate) if metric and metric.drop else MISSING
+
+
+def _with_drop(metric: Metric | None) -> str:
+    known = metric is not None and metric.drop is not None
+    return f"{_estimate(metric)} ({_drop(metric)})" if known else _estimate(metric)
 
 
 def _with_interval(metric: Metric | None) -> str:
