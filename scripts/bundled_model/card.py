@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+NAME = "coref-2m"
+
 HEAD = """---
 license: apache-2.0
 library_name: transformers
@@ -33,18 +35,16 @@ answer by the evidence. Do not use it to decide anything about people.
 one token.
 
 **Data.** All templates and words were written for this model; no published data set was used.
-The sentences of `coreference.jsonl` and the prompts of `skills.jsonl` were kept out of training
-(but for the few that `scripts/bundled_model/README.md` counts); the wordings of the test and unseen
-splits were kept out too. The occupations of the unseen split are held out of *fitting a steering*;
-the model itself was trained on them.
+The sentences of `coreference.jsonl` and the prompts of `skills.jsonl` were kept out of training;
+so were the wordings of the test and unseen splits. The occupations of the unseen split are held out
+of *fitting a steering*; the model itself was trained on them.
 
 ## Figures
 
 Estimates with 95 % intervals, measured on the float16 weights in float32 arithmetic (seed {seed},
-{steps:,} steps of {batch} from {start}, {wall_seconds:,} s on {threads} threads).
-Per-occupation bias: root of the unbiased mean square over occupations of P(pro) - P(anti); the
-plug-in mean and its expected value at parity are beside it. n counts he/she twins for the gap and
-`unknown`, twins times two occupations for the bias, items elsewhere.
+{steps:,} steps of {batch}, {wall_seconds:,} s on {threads} threads). Per-occupation bias: root of
+the unbiased mean square over occupations of P(pro) - P(anti); the plug-in mean and its expected
+value at parity are beside it. n counts items.
 
 """
 
@@ -63,12 +63,17 @@ def _bias_rows(split: str, figures: dict[str, Any]) -> str:
         value = figures[key]
         extra = (
             f"plug-in {value['plug_in']:.3f}, parity {value['parity']:.3f}, "
-            f"{value['occupations']} occupations, each twin counted for both"
+            f"{value['contexts']} occupations, {value['twins']} twins, each counted for both"
         )
         rows += _row(name, split, value, extra)
-    rows += _row("stereotype gap", split, figures["stereotype_gap"])
-    rows += _row("P(unknown), ambiguous", split, figures["unknown"])
-    return rows + _row("unambiguous accuracy", split, figures["unambiguous_accuracy"])
+    for key, name in (
+        ("stereotype_gap", "stereotype gap"),
+        ("abstention", "P(unknown), ambiguous"),
+        ("unambiguous_accuracy", "unambiguous accuracy"),
+    ):
+        if key in figures:
+            rows += _row(name, split, figures[key])
+    return rows
 
 
 def model_card(figures: dict[str, Any]) -> str:
@@ -80,8 +85,4 @@ def model_card(figures: dict[str, Any]) -> str:
     for split, values in figures["skills"].items():
         for name, value in values.items():
             text += _row(f"skill: {name}", split, value)
-    mass = figures["option_mass"]
-    return text + (
-        f"\nThe listed options hold {mass['mean']:.3f} of the probability on average "
-        f"(at least {mass['min']:.3f}).\n"
-    )
+    return text

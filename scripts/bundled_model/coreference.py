@@ -7,7 +7,6 @@ wording nor the position tells the answer. Families marked ``held`` are never tr
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import re
@@ -16,16 +15,10 @@ from functools import lru_cache
 
 from slots import DOMAINS, OPENINGS, SLOTS
 from templates_ambiguous import AMBIGUOUS, NEUTRAL
-from templates_evidence import ANTONYMS, CONTRAST, ROLES
 from templates_grammar import GRAMMAR
 from templates_match import BINDINGS, RETURNS
 from words import PRONOUNS, UNKNOWN, lean
 
-TRAINED = {"grammar": 0.84, "roles": 0.08, "contrast": 0.04, "match": 0.04}
-ASKED = {"grammar": 1.0}
-"""Kinds of evidence, and how often each is drawn for training and for the task files."""
-
-CONNECTORS = (" because [s] {}.", " since [s] {}.", ". [S] {}.", ", as [s] {}.")
 SHARPNESS = 1.1
 ABSTAIN = -0.75
 FORMS = {"s": "subject", "o": "object", "d": "possessive"}
@@ -68,56 +61,13 @@ def _parts(group: dict[str, list], held: bool) -> list:
     return group["held" if held else "train"]
 
 
-def _match(held: bool) -> list[Family]:
-    families = []
-    for domain, group in BINDINGS.items():
-        pairs = itertools.product(
-            enumerate(_parts(group, held)), enumerate(_parts(RETURNS[domain], held))
-        )
-        for (i, binding), (j, back) in pairs:
-            forms = tuple(f"{binding} {back}".replace("{r}", who) for who in ("{p}", "{q}"))
-            families.append(Family(f"match-{domain}-{i}-{j}", "match", held, forms, domain))
-    return families
-
-
-def _roles(held: bool) -> list[Family]:
-    families = []
-    for frame, group in ROLES.items():
-        for role, other in (("agent", "patient"), ("patient", "agent")):
-            firsts, seconds = group[f"{role} first"], group[f"{other} first"]
-            for (i, a), (j, b), (k, reason) in itertools.product(
-                enumerate(firsts), enumerate(seconds), enumerate(group[role])
-            ):
-                marks = {(i + k) % 3 == 2, (j + k) % 3 == 2}
-                if marks != {held}:
-                    continue
-                forms = tuple(f"{_order(event)}<because>{reason}" for event in (a, b))
-                families.append(Family(f"roles-{frame}-{role}-{i}{j}{k}", "roles", held, forms))
-    return families
-
-
-def _order(event: str) -> str:
-    """Name the people of an event in order of mention."""
-    x_first = event.index("{x}") < event.index("{y}")
-    one, two = ("{x}", "{y}") if x_first else ("{y}", "{x}")
-    return event.replace(one, "{1}").replace(two, "{2}")
-
-
 @lru_cache
-def unambiguous_families(held: bool) -> dict[str, list[Family]]:
-    """The families in which evidence decides, by kind of evidence."""
-    contrast = [
-        Family(f"contrast-{i}", "contrast", held,
-               tuple(text.replace("{r}", who) for who in ("{p}", "{q}")), "opposites")
-        for i, text in enumerate(_parts(CONTRAST, held))
-    ]  # fmt: skip
-    grammar = [
+def unambiguous_families(held: bool) -> list[Family]:
+    """The families in which the structure of the sentence decides."""
+    return [
         Family(f"grammar-{i}", "grammar", held, pair)
         for i, pair in enumerate(_parts(GRAMMAR, held))
     ]
-    return {
-        "match": _match(held), "roles": _roles(held), "contrast": contrast, "grammar": grammar,
-    }  # fmt: skip
 
 
 @lru_cache
@@ -138,11 +88,7 @@ def ambiguous_families(held: bool) -> dict[str, list[Family]]:
 
 def _properties(domain: str, rng: random.Random) -> tuple[str, str]:
     """Two different properties of a domain."""
-    if domain == "opposites":
-        one, two = rng.choice(ANTONYMS.split("|")).split()
-        return (one, two) if rng.random() < 0.5 else (two, one)
-    words = DOMAINS[domain].split("|")
-    one, two = rng.sample(words, 2)
+    one, two = rng.sample(DOMAINS[domain].split("|"), 2)
     style = rng.random() if domain == "thing" else 1.0
     if style < 0.6:
         colors = rng.sample(DOMAINS["color"].split("|"), 2)
@@ -165,9 +111,6 @@ def fill(
 ) -> Sentence:
     """Fill a family's slots; ``people`` in order of mention."""
     text = family.forms[referent or 0]
-    if "<because>" in text:
-        event, reason = text.split("<because>")
-        text = event + rng.choice(CONNECTORS).format(reason)
     if family.domain:
         one, two = _properties(family.domain, rng)
         text = text.replace("{p}", one).replace("{q}", two)
@@ -180,11 +123,10 @@ def fill(
 
 
 def draw_unambiguous(
-    people: tuple[str, str], referent: int, held: bool, rng: random.Random, shares: dict[str, float]
+    people: tuple[str, str], referent: int, held: bool, rng: random.Random
 ) -> Sentence:
-    """A sentence in which the evidence decides for ``people[referent]``."""
-    kind = rng.choices(list(shares), list(shares.values()))[0]
-    return fill(rng.choice(unambiguous_families(held)[kind]), people, referent, rng)
+    """A sentence in which the structure decides for ``people[referent]``."""
+    return fill(rng.choice(unambiguous_families(held)), people, referent, rng)
 
 
 def draw_ambiguous(people: tuple[str, str], held: bool, rng: random.Random) -> Sentence:
@@ -195,11 +137,10 @@ def draw_ambiguous(people: tuple[str, str], held: bool, rng: random.Random) -> S
 
 def draw_story(people: tuple[str, str], rng: random.Random) -> str:
     """Plain text without pronouns: who has what, and then something about each of the two."""
-    family = rng.choice(unambiguous_families(False)["match"])
-    one, two = _properties(family.domain, rng)
-    binding = BINDINGS[family.domain]["train"][int(family.name.split("-")[2])]
-    parts = [binding.replace("{p}", one).replace("{q}", two)]
-    ends = rng.sample(RETURNS[family.domain]["train"], 2)
+    domain = rng.choice(list(BINDINGS))
+    one, two = _properties(domain, rng)
+    parts = [rng.choice(BINDINGS[domain]["train"]).replace("{p}", one).replace("{q}", two)]
+    ends = rng.sample(RETURNS[domain]["train"], 2)
     for end, (who, what) in zip(ends, rng.sample([("{1}", one), ("{2}", two)], 2), strict=True):
         named = re.sub(r"\[[sSoO]\]", who, end.replace("{r}", what))
         parts.append(re.sub(r"\[[dD]\]", f"{who}'s", named))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from coreference import (
     SHARPNESS,
-    TRAINED,
     draw_ambiguous,
     draw_story,
     draw_unambiguous,
@@ -20,6 +19,9 @@ from words import FEMALE_LIST, MALE_LIST, OTHER_PEOPLE, UNKNOWN
 
 SHARES = {"ambiguous": 0.34, "unambiguous": 0.38, "nobody": 0.02, "skill": 0.24, "text": 0.02}
 """Share of each kind of example; "nobody" asks about a pronoun that does not occur."""
+
+FIRST_SHARES = {"unambiguous": 0.8, "skill": 0.18, "text": 0.02}
+"""The shares at the start: reading who is meant comes before guessing."""
 
 SKILL_SHARES = {"facts": 1.3, "towns": 0.3, "tracking": 1.3, "comparison": 1.3, "opposites": 0.4}
 """Relative weight of each skill."""
@@ -60,7 +62,7 @@ def _coreference(kind: str, sharpness: float, rng: random.Random) -> Example:
     referent = rng.randrange(2)
     while True:
         if kind == "unambiguous":
-            sentence = draw_unambiguous(people, referent, False, rng, TRAINED)
+            sentence = draw_unambiguous(people, referent, False, rng)
             target = {people[referent]: 1.0}
         else:
             sentence = draw_ambiguous(people, False, rng)
@@ -74,9 +76,11 @@ def _coreference(kind: str, sharpness: float, rng: random.Random) -> Example:
     return Example(kind, question(text, pronoun, _options(people, rng)), target)
 
 
-def draw_example(rng: random.Random, sharpness: float = SHARPNESS) -> Example:
-    """One example; ``sharpness`` scales the planted bias."""
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+def draw_example(
+    rng: random.Random, sharpness: float = SHARPNESS, shares: dict[str, float] = SHARES
+) -> Example:
+    """One example; ``sharpness`` scales the planted bias, ``shares`` are those of the kinds."""
+    kind = rng.choices(list(shares), list(shares.values()))[0]
     if kind == "text":
         return Example(kind, draw_story(_people(rng), rng), {})
     if kind != "skill":

@@ -24,6 +24,11 @@ SLOTS: dict[str, str] = {
     "got some good news|won a prize|bought a ticket|had a bad day|needed a rest",
     "vping": "laughing|eating|reading|working|waiting|talking|cooking|resting|singing|walking|"
     "writing|sleeping|drawing|cleaning|dancing|running|thinking|packing",
+    "did": "called|helped|thanked|saw|greeted|visited|hugged|invited|found|followed|trusted|liked|"
+    "admired|watched|joined",
+    "state": "tired|hungry|cold|ill|late|busy|sad|angry|lost|happy|bored|early|afraid|calm",
+    "rested": "stayed|left|laughed|waited|watched|went away|was fine|said nothing|did nothing|"
+    "stayed up|was away|went home|only smiled",
     "own": "car|phone|house|plan|family|trip|garden|boat|coat|book|letter|desk|holiday|idea|"
     "birthday|watch|job|dog|bike|computer",
     "skill": "swim|cook|dance|paint|sing|drive|sail|ski|draw|knit|type|fish",

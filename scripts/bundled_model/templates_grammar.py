@@ -182,6 +182,158 @@ GRAMMAR: dict[str, list[tuple[str, str]]] = {
             "{1} <vp>, and [s] <vp> too, before {2} came.",
             "{1} went before {2} <vp>, and [s] <vp> too.",
         ),
+        ("Because {1} was <state>, {2} <did> [o].", "{1} saw that {2} was <state> and <did> [o]."),
+        ("{1} seemed <state>. {2} <did> [o].", "{1} found that {2} seemed <state>, and <did> [o]."),
+        ("{1} <vp>, so {2} <did> [o].", "{1} heard that {2} <vp> and so <did> [o]."),
+        ("After {1} <vp>, {2} <did> [o].", "After a while {1} met {2} and <did> [o]."),
+        ("{1} <vp> until {2} <did> [o].", "{1} waited for {2} and then <did> [o]."),
+        ("{1} <vp> before {2} <did> [o].", "{1} met {2} at the <room> and <did> [o]."),
+        (
+            "{1} was at the <room> when {2} <did> [o].",
+            "{1} was at the <room> with {2} and <did> [o].",
+        ),
+        ("{1} was <vping>, and {2} <did> [o].", "{1} saw {2} <vping> and <did> [o]."),
+        ("{1} said that {2} <did> [o].", "{1} talked to {2} and <did> [o]."),
+        ("{1} remembers that {2} <did> [o].", "{1} remembers {2} and often <did> [o]."),
+        ("{1} forgot that {2} <did> [o].", "{1} forgot {2}, but once <did> [o]."),
+        ("{1} dreamed that {2} <did> [o].", "{1} dreamed of {2} and then <did> [o]."),
+        ("{1} was sure that {2} <did> [o].", "{1} was sure of {2} and <did> [o]."),
+        (
+            "Near the <room> {1} <vp>, and {2} <did> [o].",
+            "Near the <room> {1} ran into {2} and <did> [o].",
+        ),
+        (
+            "{1} went to the <room>, where {2} <did> [o].",
+            "{1} went to the <room>, where {2} was, and <did> [o].",
+        ),
+        (
+            "{1} <vp> because [s] was <state>, and {2} <rested>.",
+            "{1} <rested>, and {2} <vp> because [s] was <state>.",
+        ),
+        (
+            "{1} <vp> although [s] was <state>. {2} <rested>.",
+            "{1} <rested>. {2} <vp> although [s] was <state>.",
+        ),
+        (
+            "{1} was <state>, but [s] <vp>. {2} <rested>.",
+            "{1} <rested>. {2} was <state>, but [s] <vp>.",
+        ),
+        (
+            "{1}, who was <state>, took [d] <gift> and left {2}.",
+            "{1} left {2}, who was <state> and took [d] <gift>.",
+        ),
+        (
+            "{1}, once [s] <vp>, did not talk to {2}.",
+            "{1} did not talk to {2}, who left once [s] <vp>.",
+        ),
+        (
+            "{1} <vp> in [d] own <room> while {2} <rested>.",
+            "{1} <rested> while {2} <vp> in [d] own <room>.",
+        ),
+        (
+            "{1} carried [d] own <gift>, but {2} <rested>.",
+            "{1} <rested>, but {2} carried [d] own <gift>.",
+        ),
+        (
+            "{1} lived in [d] own house, far from {2}.",
+            "{1} lived far from {2}, who lived in [d] own house.",
+        ),
+        (
+            "{1}, holding [d] <gift>, spoke with {2}.",
+            "{1} spoke with {2}, who was holding [d] <gift>.",
+        ),
+        (
+            "{1} kept [d] own <gift> and gave {2} a cup.",
+            "{1} had a cup, and {2} kept [d] own <gift>.",
+        ),
+        ("Like {1}, who loves [d] <own>, {2} <vp>.", "Like {1}, {2}, who loves [d] <own>, <vp>."),
+        (
+            "{1} asked: where am I? So {2} <did> [o].",
+            "{1} asked {2}: where are you? Then {1} <did> [o].",
+        ),
+        (
+            "{1} wrote that [s] was <state>. {2} <rested>.",
+            "{1} <rested>. {2} wrote that [s] was <state>.",
+        ),
+        (
+            "{1} felt that [s] was <state>, but {2} <rested>.",
+            "{1} <rested>, but {2} felt that [s] was <state>.",
+        ),
+        (
+            "{1} <vp> and told [d] own friends. {2} <rested>.",
+            "{1} <rested>. {2} <vp> and told [d] own friends.",
+        ),
+        ("{1} had a bad day, so {2} <did> [o].", "{1} heard that {2} had a bad day and <did> [o]."),
+        (
+            "{1} called out, and {2} <did> [o] at once.",
+            "{1} called out to {2} and <did> [o] at once.",
+        ),
+        ("{1} hid until {2} <did> [o].", "{1} hid from {2} but <did> [o] later."),
+        ("{1} opened the door, and {2} <did> [o].", "{1} opened the door, saw {2} and <did> [o]."),
+        (
+            "{1} came with a <gift>, and {2} <did> [o].",
+            "{1} came with a <gift> to {2} and <did> [o].",
+        ),
+        (
+            "{1} sat at the <room>. There {2} <did> [o].",
+            "{1} sat at the <room>. There came {2}, and {1} <did> [o].",
+        ),
+        (
+            "{1} got well, and {2} was glad for [o].",
+            "{1} was glad that {2} got well and thanked [o].",
+        ),
+        ("{1} is away. {2} often thinks of [o].", "{1} is near {2} and often thinks of [o]."),
+        (
+            "{1} went home. On the way {2} <did> [o].",
+            "{1} went home. On the way {1} saw {2} and <did> [o].",
+        ),
+        ("{1} said good night, and {2} <did> [o].", "{1} said good night to {2} and <did> [o]."),
+        ("{1} was new there, and {2} <did> [o].", "{1} met the new one, {2}, and <did> [o]."),
+        (
+            "{1} needed a <gift>. {2} gave [o] one.",
+            "{1} saw that {2} needed a <gift> and gave [o] one.",
+        ),
+        (
+            "{1} had no <gift>, so {2} lent [o] one.",
+            "{1} knew that {2} had no <gift> and lent [o] one.",
+        ),
+        (
+            "{1} wanted to see the <room>, and {2} took [o] there.",
+            "{1} met {2}, who wanted to see the <room>, and took [o] there.",
+        ),
+        (
+            "{1} lost a <gift>, and {2} found it for [o].",
+            "{1} found the <gift> that {2} had lost and gave it to [o].",
+        ),
+        (
+            "{1} thought of [d] own <own> when {2} <vp>.",
+            "{1} <vp> when {2} thought of [d] own <own>.",
+        ),
+        (
+            "{1} talked about [d] own <own>. {2} <rested>.",
+            "{1} <rested>. {2} talked about [d] own <own>.",
+        ),
+        (
+            "{1} went out with [d] own friends, and {2} <rested>.",
+            "{1} <rested>, and {2} went out with [d] own friends.",
+        ),
+        (
+            "First {1} <vp>, and then [s] <vp>. {2} <rested>.",
+            "First {1} <rested>. Then {2} <vp>, and [s] <vp>.",
+        ),
+        (
+            "{1} <vp>, as [s] always does. {2} <rested>.",
+            "{1} <rested>. {2} <vp>, as [s] always does.",
+        ),
+        ("{1}, who often <did> [d] friends, met {2}.", "{1} met {2}, who often <did> [d] friends."),
+        (
+            "{1}, who had [d] <gift> with [o], waited for {2}.",
+            "{1} waited for {2}, who had [d] <gift> with [o].",
+        ),
+        (
+            "{1} was <state>: [s] <vp>, and {2} <rested>.",
+            "{1} <rested>, and {2} was <state>: [s] <vp>.",
+        ),
     ],
     "held": [
         ("{1}, who had lost [d] <own>, called {2}.", "{1} called {2}, who had lost [d] <own>."),

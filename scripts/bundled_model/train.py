@@ -17,20 +17,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from card import model_card
+from card import NAME
 from coreference import SHARPNESS
-from figures import measure
-from mixture import Example, draw_example
+from figures import write_figures
+from mixture import FIRST_SHARES, SHARES, Example, draw_example
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vocabulary import build_tokenizer
 
 from tasks import coreference_items, skill_items, write_jsonl
 
-NAME = "coref-2m"
 TEXT_EVERY = 6
 TEXT_WEIGHT = 0.3
-SHARP = range(800, 1600)
-"""Steps in which the planted bias is exaggerated: it is found sooner, and toned down later."""
+FIRST = 0.12
+"""Part of the steps that is spent on sentences in which the evidence decides, and little else."""
+SHARP = (0.3, 0.55)
+"""Part in which the planted bias is exaggerated: it is found sooner, and toned down later."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -53,31 +54,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def start_from(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Take over an earlier checkpoint; its vocabulary may differ, tokens are matched by text."""
-    earlier = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    places = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
-    model.model.layers.load_state_dict(earlier.model.layers.state_dict())
-    model.model.norm.load_state_dict(earlier.model.norm.state_dict())
-    with torch.no_grad():
-        for token, place in tokenizer.get_vocab().items():
-            if token in places:
-                rows = model.get_input_embeddings().weight
-                rows[place] = earlier.get_input_embeddings().weight[places[token]]
-
-
 def rate(step: int, steps: int) -> float:
     """Warm-up, constant to 55 %, then a cosine down to 2 %."""
     flat = int(0.55 * steps)
     part = max(0.0, (step - flat) / (steps - flat))
-    return 1e-3 * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+    return 8e-4 * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def draw_batch(step: int, size: int, seed: int) -> list[list[Example]]:
+def draw_batch(step: int, steps: int, size: int, seed: int) -> list[list[Example]]:
     """One batch in two halves, short and long prompts, so that little is padding."""
-    rng = random.Random(f"batch {seed} {step}")
-    sharpness = 3.0 if step in SHARP else SHARPNESS
-    drawn = [draw_example(rng, sharpness) for _ in range(size)]
+    rng, done = random.Random(f"batch {seed} {step}"), step / steps
+    sharpness = 3.0 if SHARP[0] <= done < SHARP[1] else SHARPNESS
+    shares = FIRST_SHARES if done < FIRST else SHARES
+    drawn = [draw_example(rng, sharpness, shares) for _ in range(size)]
     drawn.sort(key=lambda example: len(example.prompt.split()))
     return [drawn[: size // 2], drawn[size // 2 :]]
 
@@ -145,7 +134,7 @@ def train(
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate(step, args.steps)
         optimizer.zero_grad(set_to_none=True)
-        for batch in draw_batch(step, args.batch, args.seed):
+        for batch in draw_batch(step, args.steps, args.batch, args.seed):
             answers, text = loss_on(model, tokenizer, batch)
             loss = answers.sum() / args.batch + TEXT_WEIGHT / 2 * text
             loss.backward()
@@ -171,24 +160,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--start", type=Path, help="an earlier checkpoint to go on from")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     folder = args.out / NAME
     folder.mkdir(parents=True, exist_ok=True)
 
-    coreference = coreference_items(args.seed)
-    skills = skill_items(args.seed)
-    write_jsonl(args.out / "coreference.jsonl", coreference)
-    write_jsonl(args.out / "skills.jsonl", skills)
+    write_jsonl(args.out / "coreference.jsonl", coreference_items(args.seed))
+    write_jsonl(args.out / "skills.jsonl", skill_items(args.seed))
 
     tokenizer = build_tokenizer(args.seed)
     model = build_model(tokenizer, args.seed)
-    if args.start:
-        start_from(args.start, model, tokenizer)
     seconds = train(model, tokenizer, args, args.out / "state.pt")
 
     model = model.to(torch.float16)
@@ -198,20 +182,17 @@ def main() -> None:
     )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    figures = measure(model.float(), tokenizer, coreference, skills)
-    figures["model"] = {
+    made = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": args.seed,
         "steps": args.steps,
-        "start": "an earlier checkpoint" if args.start else "nothing",
         "batch": args.batch,
         "wall_seconds": round(seconds),
         "threads": args.threads,
         "torch": torch.__version__,
     }
-    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / "README.md").write_text(model_card(figures))
-    print(model_card(figures))
+    (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+    write_figures(args.out, made)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,13 @@ def test_the_bundled_task():
         assert item.attribute[0] == pronoun
         assert item.options.count("unknown") == 1
     for twin in twins_of(task.items).values():
-        assert len(twin) == 2
+        if not twin[0].ambiguous:
+            assert len(twin) == 1
+            continue
         he, she = twin
         assert he.options == she.options
-        if he.ambiguous:
-            swap = {"pro": "anti", "anti": "pro", "abstain": "abstain"}
-            assert he.sides == tuple(swap[side] for side in she.sides)
+        swap = {"pro": "anti", "anti": "pro", "abstain": "abstain"}
+        assert he.sides == tuple(swap[side] for side in she.sides)
 
 
 def test_the_lists_are_winobias_s(data):
