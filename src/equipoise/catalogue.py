@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
@@ -92,16 +94,42 @@ class Catalogue(Generic[Entry]):
 def call_with_options(
     function: Callable[..., Result], what: str, options: Mapping[str, Any], **given: Any
 ) -> Result:
-    """Call with the arguments given and a user's options, which must be among its parameters.
+    """Call with the arguments given and a user's options, checked against its parameters.
 
     Raises:
-        EquipoiseError: An option that the function does not have; names those of ``what``.
+        EquipoiseError: An option that the function does not have (names those of ``what``), or a
+            value of another type than its annotation says.
     """
     known = [name for name in inspect.signature(function).parameters if name not in given]
-    for option in options:
+    hints = _hints(function) if options else {}
+    checked = {}
+    for option, value in options.items():
         if option not in known:
             there = f"it has: {', '.join(known)}" if known else "it has none"
             raise EquipoiseError(
                 f"{what} has no option {option!r}{did_you_mean(option, known)}; {there}"
             )
-    return function(**given, **options)
+        try:
+            checked[option] = TypeAdapter(hints.get(option, Any)).validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise EquipoiseError(
+                f"{what}: option {option}: {why[0].lower()}{why[1:]}; got {value!r}"
+            ) from None
+    return function(**given, **checked)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError:  # another package's, imported for type checkers only
+        return {}
+
+
+def options_of(function: Callable[..., Any], *not_options: str) -> dict[str, Any]:
+    """The options of a function by name, with their defaults; without the parameters named."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in not_options and parameter.default is not parameter.empty
+    }

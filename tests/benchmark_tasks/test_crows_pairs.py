@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
-from equipoise.decisions import Decisions
 from equipoise.decisions.decide import decide, score_texts
 from equipoise.errors import EquipoiseError
-from equipoise.fairness.benchmarks import benchmark_scores, crows_pairs
+from equipoise.fairness.benchmarks import crows_pairs, pair_scores
+from equipoise.models import Model
+from equipoise.study import Settings, audit
 from equipoise.tasks import load_task
 from equipoise.tasks.crows_pairs import FILE, read_pairs
 
@@ -28,7 +30,13 @@ def test_the_task_s_options_are_the_endings(tmp_path):
         "pro": "old man fell.",
         "anti": "young man fell.",
     }
-    assert "1 of 2 pairs left out: their first words differ" in task.notes
+    assert "1 of 2 pairs are compared as texts only: their first words differ" in task.notes
+    assert [(pair.more, pair.kind) for pair in task.pairs] == [
+        ("The old man fell.", "age"),
+        ("He won.", "age"),
+    ]
+    assert task.pairs[0].split == item.split
+    assert task.with_items(()).digest != load_task("crows-pairs", data=folder, limit=1).digest
     table(tmp_path, "1,He won.,She won.")
     with pytest.raises(EquipoiseError, match="no pair whose sentences begin with the same word"):
         load_task("crows-pairs", data=folder)
@@ -39,7 +47,8 @@ def test_real_pairs(data):
     assert len(pairs) == 1508
     task = load_task("crows-pairs", data=data / "crows-pairs")
     assert len(task.items) == 1508 - 423
-    by_id = {f"pair-{pair.number}": pair for pair in pairs}
+    by_id = {pair.id: pair for pair in task.pairs}
+    assert task.pairs == pairs
     for item in task.items:
         pair = by_id[item.id]
         texts = {f"{item.prompt} {option}" for option in item.options}
@@ -89,16 +98,44 @@ def test_as_items_and_as_texts_like_lm_eval(data):
     pro = np.array([item.sides.index("pro") for item in items])
     rows = np.arange(len(items))
     expected = np.mean(whole[rows, pro] > whole[rows, 1 - pro])
-    found = benchmark_scores("crows-pairs", ours)
-    assert found["pooled"]["estimate"] == pytest.approx(expected)
-    assert found["pooled"]["n"] == 20
+    task = load_task("crows-pairs", data=data / "crows-pairs")
+    by_id = {pair.id: pair for pair in task.pairs}
+    pairs = [by_id[item.id] for item in items]
+    read = score_texts(model, [pair.more for pair in pairs] + [pair.less for pair in pairs])
+    found = pair_scores(pairs, read.log_probability[0].reshape(2, -1), read.tokens.reshape(2, -1))
+    assert found["pooled"]["log_likelihood"]["estimate"] == pytest.approx(expected)
+    assert found["pooled"]["log_likelihood"]["n"] == 20
 
 
-def test_an_impossible_ending_loses(data):
-    items = load_task("crows-pairs", data=data / "crows-pairs", limit=10).items
-    scores = np.zeros((len(items), 2))
-    scores[range(len(items)), [item.sides.index("anti") for item in items]] = -np.inf
-    assert benchmark_scores("crows-pairs", Decisions(items, scores))["pooled"]["estimate"] == 1
+def test_an_audit_compares_the_whole_sentences(tmp_path, tiny: Model):
+    """Against sentences read one by one, per token and in sum."""
+    rows = ["0,The old man fell.,The young man fell.", "1,He won it all.,She won.", "2,A a,A b b"]
+    task = load_task("crows-pairs", data=table(tmp_path, *rows))
+    (row,) = audit(tiny, task).rows
+    wins = {"per_token": [], "log_likelihood": []}
+    for pair in task.pairs:
+        means, sums = [], []
+        for sentence in (pair.more, pair.less):
+            ids = torch.tensor([tiny.tokenizer.encode(sentence)])
+            log_probs = tiny.hf(ids).logits[0, :-1].log_softmax(-1)
+            steps = log_probs.gather(1, ids[0, 1:, None])
+            means.append(steps.mean().item())
+            sums.append(steps.sum().item())
+        wins["per_token"].append(means[0] > means[1])
+        wins["log_likelihood"].append(sums[0] > sums[1])
+    for name, expected in wins.items():
+        cell = row["benchmark"]["pooled"][name]
+        assert (cell["estimate"], cell["n"]) == (pytest.approx(np.mean(expected)), 3)
+        assert cell == row["benchmark"]["by_bias_type"]["age"][name]
+    assert row["option_mass"]["n"] == 2
+    (mean,) = audit(tiny, task, settings=Settings(normalise="mean")).rows
+    assert mean["option_mass"] is None  # means of log-probabilities are no probabilities
+
+
+def test_a_sentence_without_a_scored_token_is_named(tmp_path):
+    (pair,) = load_task("crows-pairs", data=table(tmp_path, "7,A a,A b")).pairs
+    with pytest.raises(EquipoiseError, match="pair-7: a sentence of a single token"):
+        pair_scores([pair], np.zeros((2, 1)), np.array([[1], [0]]))
 
 
 @pytest.mark.parametrize(

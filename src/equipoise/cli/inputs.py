@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from equipoise.cli.options import (
     SteeringOptions,
     TaskOptions,
 )
+from equipoise.errors import EquipoiseError
+from equipoise.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from equipoise.cli.terminal import Terminal
@@ -45,22 +48,58 @@ def load_task(options: TaskOptions, seed: int) -> Task:
     """Load the task."""
     from equipoise.tasks import load_task
 
-    return load_task(options.task, data=options.data, seed=seed, limit=options.limit)
+    return load_task(
+        options.task, data=options.data, seed=seed, limit=options.limit, **options.task_options
+    )
 
 
-def with_default_capability(options: TaskOptions, model: ModelOptions) -> TaskOptions:
-    """The bundled models come with their own capability, unless others were asked for."""
-    if options.capability or not model.model.startswith(_BUILTIN):
-        return options
-    return options.model_copy(update={"capability": ("builtin",)})
+def task_words(options: TaskOptions) -> list[str]:
+    """The words that name the task, with those of its options that are not the default."""
+    from equipoise.tasks import task_options
+
+    known = task_options(options.task)
+    words = ["--task", options.task]
+    for key, value in options.task_options.items():
+        if value != known.get(key):
+            words += ["--task-option", f"{key}={value if isinstance(value, str) else dumps(value)}"]
+    return words
+
+
+def with_defaults(options: TaskOptions, model: ModelOptions) -> TaskOptions:
+    """With what was not said: every option of the task, so that the resolved config has them.
+
+    The bundled models come with their own capability, unless others were asked for.
+    """
+    from equipoise.tasks import task_options
+
+    known = {key: value for key, value in task_options(options.task).items() if value is not None}
+    capability = options.capability
+    if not capability and model.model.startswith(_BUILTIN):
+        capability = ("builtin",)
+    return options.model_copy(
+        update={"task_options": known | options.task_options, "capability": capability}
+    )
 
 
 def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
     """Load the capabilities."""
     from equipoise.tasks import load_capability
 
+    named: dict[str, dict[str, Any]] = {spec.partition(":")[0]: {} for spec in options.capability}
+    for key, value in options.capability_options.items():
+        name, dot, option = key.partition(".")
+        if not dot:
+            raise EquipoiseError(
+                f"--capability-option: expected NAME.KEY=VALUE, as in mmlu.shots=5; got {key!r}"
+            )
+        if name not in named:
+            raise EquipoiseError(
+                f"--capability-option {key}: capability {name!r} is not measured"
+                f"{did_you_mean(name, named)}; ask for it with --capability {name}"
+            )
+        named[name][option] = value
     return [
-        load_capability(spec, seed=seed, limit=options.limit)
+        load_capability(spec, seed=seed, limit=options.limit, **named[spec.partition(":")[0]])
         for spec in dict.fromkeys(options.capability)
     ]
 
@@ -104,12 +143,16 @@ def load_steering(options: SteeringOptions) -> Steering:
 
 def measure_settings(options: MeasureOptions, seed: int) -> Settings:
     """How decisions are measured."""
+    from equipoise.fairness.benchmarks import load_scorer
     from equipoise.study import Settings
 
+    load_scorer(options.scorer)  # an unknown one is said before the model is loaded
     return Settings(
         temperature=options.temperature,
         normalise=options.score,
         fair_decoding=options.fair_decoding,
         hash_seed=seed,
         batch_tokens=options.batch_tokens,
+        scorer=options.scorer,
+        max_new_tokens=options.max_new_tokens,
     )

@@ -35,6 +35,7 @@ class Flag:
         name: The flag, where it is not the field's name.
         argument: Positional instead of a flag.
         many: May be given several times.
+        settings: Given as KEY=VALUE, several times; the flag adds to what a config file says.
         recorded: Whether it belongs to the resolved config, because it decides the outcome.
     """
 
@@ -42,6 +43,7 @@ class Flag:
     name: str | None = None
     argument: bool = False
     many: bool = False
+    settings: bool = False
     recorded: bool = True
 
 
@@ -158,6 +160,11 @@ _Data = Annotated[
     Flag("PATH"),
     Field(description="the task's data; else $EQUIPOISE_DATA/NAME, else the hub"),
 ]
+_TaskOptions = Annotated[
+    dict[str, Any],
+    Flag("KEY=VALUE", name="--task-option", many=True, settings=True),
+    Field(description="an option of the task, its value in YAML; see `equipoise tasks NAME`"),
+]
 _Limit = Annotated[
     int | None,
     Flag("N"),
@@ -173,10 +180,14 @@ class TaskOptions(Options):
         "coreference", description="see `equipoise tasks`"
     )
     data: _Data = None
+    task_options: _TaskOptions = {}
     limit: _Limit = None
     capability: Annotated[
         tuple[str, ...], Flag("NAME[:PATH]", many=True), BeforeValidator(_several)
     ] = Field((), description="what must not be lost; `builtin` for a builtin: model")
+    capability_options: Annotated[
+        dict[str, Any], Flag("NAME.KEY=VALUE", name="--capability-option", many=True, settings=True)
+    ] = Field({}, description="an option of a capability, as in mmlu.shots=5")
 
 
 class FitOptions(Options):
@@ -184,9 +195,9 @@ class FitOptions(Options):
 
     panel: ClassVar[str] = "Fit"
     method: str = Field("dso", description="see `equipoise methods`")
-    method_settings: Annotated[dict[str, Any], Flag("KEY=VALUE", name="--set", many=True)] = Field(
-        {}, description="a setting of the method, the value in YAML"
-    )
+    method_settings: Annotated[
+        dict[str, Any], Flag("KEY=VALUE", name="--set", many=True, settings=True)
+    ] = Field({}, description="a setting of the method, the value in YAML")
     anchors: Annotated[tuple[str, ...], Flag("FILE", many=True), BeforeValidator(_several)] = Field(
         (), description="more that must not change: a task file, or text or JSON documents"
     )
@@ -204,6 +215,8 @@ class MeasureOptions(Options):
     )
     fair_decoding: bool = Field(True, description="also report seeded-hash decoding")
     batch_tokens: int = Field(2048, ge=1, description="tokens per forward pass")
+    scorer: str = Field("lexicon", description="what judges free text")
+    max_new_tokens: int = Field(64, ge=1, description="longest answer in free text")
 
 
 class SweepOptions(Options):
@@ -241,6 +254,7 @@ class TaskNameOptions(Options):
         None, description="the task to describe; all are listed without"
     )
     data: _Data = None
+    task_options: _TaskOptions = {}
     limit: _Limit = None
 
 
@@ -284,6 +298,13 @@ class StrengthOptions(Options):
         """The strength asked for, or the recommended one."""
         asked = self.strength
         return steering.info.recommended_strength if asked is None else asked
+
+
+class VerifyOptions(Options):
+    """What is compared."""
+
+    panel: ClassVar[str] = "Verify"
+    vllm: bool | None = Field(None, description="compare with vLLM; if it is installed")
 
 
 class OutputOptions(Options):

@@ -13,8 +13,6 @@ from equipoise.cli.options import Options, flag_name, flag_of, parse_settings
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
 
-_SETTINGS = "method_settings"
-
 
 def gather(
     groups: Mapping[str, type[Options]], defaults: Mapping[str, Any], given: Mapping[str, Any]
@@ -35,9 +33,11 @@ def gather(
     known = [f for f, info in fields.items() if f == "out" or flag_of(info).recorded]
     read = read_config(path, known)
     flags = dict(given)
-    if _SETTINGS in flags:
-        of_file = read.get(_SETTINGS)
-        flags[_SETTINGS] = (of_file if isinstance(of_file, dict) else {}) | _settings(flags)
+    for field in fields:
+        if field in flags and flag_of(fields[field]).settings:
+            of_file = read.get(field)
+            said = _settings(flag_name(field, fields[field]), flags[field])
+            flags[field] = (of_file if isinstance(of_file, dict) else {}) | said
     values = {**defaults, **read, **flags}
     filled = {}
     for name, group in groups.items():
@@ -49,11 +49,11 @@ def gather(
     return filled
 
 
-def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(flag: str, pairs: list[str]) -> dict[str, Any]:
     try:
-        return parse_settings(flags[_SETTINGS])
+        return parse_settings(pairs)
     except ValueError as error:
-        raise EquipoiseError(f"--set: {error}") from None
+        raise EquipoiseError(f"{flag}: {error}") from None
 
 
 def _explain(

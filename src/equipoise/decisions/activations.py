@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.batch import batches, forward, left_pad
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
-from equipoise.decisions.score import batches, forward, left_pad, score
+from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.models import Model
 from equipoise.steering.address import Address, activation
+from equipoise.steering.gates import Reads
 from equipoise.steering.runtime import Runtime
 from equipoise.tasks.item import Item
 
@@ -50,14 +52,18 @@ def prompt_activations(
     prompts: Sequence[Prompt],
     sites: Sequence[str],
     *,
+    reads: Reads = "last",
     batch_tokens: int = BATCH_TOKENS,
 ) -> Tensor:
-    """Activations at the last token of each prompt (of a text: of its first window).
+    """Activations at the last token of each prompt, or their mean over it.
+
+    Of a text, its first window is read.
 
     Args:
         model: The model, with nothing attached.
         prompts: n prompts; may be empty.
         sites: Keys of S sites of one width d.
+        reads: The ``last`` token, or the ``mean`` over all.
         batch_tokens: Tokens per forward pass.
 
     Returns:
@@ -65,7 +71,7 @@ def prompt_activations(
     """
     whole = [encode_prompt(model, prompt) for prompt in prompts]
     rows = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in whole]
-    spans = [(len(row.prefix) - 1, len(row.prefix)) for row in rows]
+    spans = [(0 if reads == "mean" else len(row.prefix) - 1, len(row.prefix)) for row in rows]
     return _read(model, rows, spans, sites, batch_tokens)
 
 

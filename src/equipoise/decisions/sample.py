@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from equipoise.decisions.encode import prompt_text
-from equipoise.decisions.score import forward, left_pad
+from equipoise.decisions.batch import forward, told
+from equipoise.decisions.write import Written, write
 from equipoise.models import Model
 from equipoise.tasks.item import Item
+
+if TYPE_CHECKING:
+    from equipoise.steering.attachment import Attachment
 
 _REFUSAL = re.compile(
     r"\b(?:unknown|cannot|can['’]t|can not|could not|not (?:clear|specified|enough|possible)|"
@@ -20,28 +24,18 @@ _REFUSAL = re.compile(
     re.I,
 )
 
-# A checkpoint's own generation settings (Qwen's, say) would draw from another distribution than
-# the one whose log-probabilities train a policy.
-_WHOLE_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
-
 
 @dataclass(frozen=True)
-class Samples:
-    """R sampled answers to each of n items.
+class Samples(Written):
+    """R sampled answers to each of n items; their tokens and texts as in :class:`Written`.
 
     Attributes:
         answers: int64 [n, R]; the option named, −1 for none (refused or not parsed).
-        tokens: int64 [n·R, T]; prompt (left-padded) and answer.
-        mask: int64 [n·R, T]; 1 on tokens that are read.
-        scored: bool [n·R, T]; True on the answer's tokens, its end-of-text included.
-        texts: The answers as text, n·R of them.
+        decisions: float32 [n]; what a row gate says of the prompts, where it was told.
     """
 
     answers: Tensor
-    tokens: Tensor
-    mask: Tensor
-    scored: Tensor
-    texts: tuple[str, ...]
+    decisions: Tensor | None = None
 
 
 def parse_answer(text: str, item: Item) -> int:
@@ -75,67 +69,52 @@ def sample_answers(
     temperature: float = 1.0,
     max_new_tokens: int = 16,
     seed: int = 0,
+    attachment: Attachment | None = None,
+    decisions: Tensor | None = None,
 ) -> Samples:
     """Let the model (with whatever is attached) answer in its own words.
 
     Temperature 0 decodes greedily. The sampling is seeded and leaves the global generator as it
-    was.
+    was. With ``attachment`` and ``decisions``, float32 [n], its row gate is not asked again.
     """
-    tokenizer, device = model.tokenizer, model.device
-    encoded = [
-        tokenizer.encode(prompt_text(model, item.prompt), add_special_tokens=not model.chat)
-        for item in items
-    ]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    prompt, mask = left_pad(encoded, pad, device)
-    how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        tokens = model.hf.generate(
-            input_ids=prompt,
-            attention_mask=mask,
+    with told(attachment, None, decisions):
+        written = write(
+            model,
+            [item.prompt for item in items],
+            rollouts=rollouts,
+            temperature=temperature,
             max_new_tokens=max_new_tokens,
-            num_return_sequences=rollouts,
-            pad_token_id=pad,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            **(how if temperature > 0 else {"do_sample": False}),
+            seed=seed,
         )
-    mask = mask.repeat_interleave(rollouts, 0)
-    answer = tokens[:, prompt.shape[1] :]
-    ended = torch.zeros_like(answer, dtype=torch.bool)
-    for stop in _stop_tokens(model):
-        ended |= answer == stop
-    live = ended.cumsum(1) - ended.long() == 0  # up to and with the first end-of-text
-    texts = tuple(
-        tokenizer.decode(row[keep], skip_special_tokens=True)
-        for row, keep in zip(answer, live, strict=True)
-    )
-    named = [parse_answer(text, items[i // rollouts]) for i, text in enumerate(texts)]
+    named = [parse_answer(text, items[i // rollouts]) for i, text in enumerate(written.texts)]
     return Samples(
-        answers=torch.tensor(named, device=device).reshape(len(items), rollouts),
-        tokens=tokens,
-        mask=torch.cat([mask, live.long()], 1),
-        scored=torch.cat([torch.zeros_like(mask, dtype=torch.bool), live], 1),
-        texts=texts,
+        tokens=written.tokens,
+        mask=written.mask,
+        scored=written.scored,
+        texts=written.texts,
+        answers=torch.tensor(named, device=model.device).reshape(len(items), rollouts),
+        decisions=decisions,
     )
 
 
-def sample_log_probs(model: Model, samples: Samples) -> Tensor:
-    """Log π of every sampled answer under the model as it is now, float32 [n, R], with gradient."""
+def sample_log_probs(
+    model: Model, samples: Samples, attachment: Attachment | None = None
+) -> Tensor:
+    """Log π of every sampled answer under the model as it is now, float32 [n, R], with gradient.
+
+    An ``attachment`` is told where each prompt ends: prompt and answer go through in one pass.
+    """
     answer_length = int(samples.scored.any(0).sum())
     positions = (samples.mask.cumsum(1) - 1).clamp(min=0)
     width = samples.tokens.shape[1]
     keep = torch.arange(width - answer_length - 1, width - 1, device=positions.device)
-    output = forward(model.hf, samples.tokens, samples.mask, positions, keep, use_cache=False)
+    lengths = (samples.mask.bool() & ~samples.scored).sum(1)
+    opens = samples.decisions
+    if opens is not None:
+        opens = opens.repeat_interleave(samples.answers.shape[1])
+    with told(attachment, lengths, opens):
+        output = forward(model.hf, samples.tokens, samples.mask, positions, keep, use_cache=False)
     log_probs = output.logits.float().log_softmax(-1)
     token = log_probs.gather(-1, samples.tokens[:, -answer_length:, None]).squeeze(-1)
     live = samples.scored[:, -answer_length:]
     return torch.where(live, token, 0.0).sum(1).reshape(samples.answers.shape)
-
-
-def _stop_tokens(model: Model) -> list[int]:
-    stop = model.hf.generation_config.eos_token_id
-    if stop is None:
-        return []
-    return list(stop) if isinstance(stop, list) else [stop]

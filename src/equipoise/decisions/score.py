@@ -7,19 +7,19 @@ last position of every row is a decision) and differentiable, and is used by aud
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.batch import forward, left_pad, told
 from equipoise.decisions.encode import Encoded
-from equipoise.steering.cache import select_rows
+from equipoise.decisions.suffixes import distinct_beginnings, second_pass
 
 if TYPE_CHECKING:
+    from equipoise.decisions.prefixes import Cached
     from equipoise.steering.attachment import Attachment
 
 
@@ -55,32 +55,14 @@ class Scores:
         return out.index_add(0, self.row, self.weight * per_node)
 
 
-def batches(rows: Sequence[Encoded], budget: int, copies: int = 1) -> Iterator[list[int]]:
-    """Indices of ``rows`` in batches of similar length, at most ``budget`` tokens each.
-
-    Items and texts are never mixed. ``copies`` is how often each row is repeated in its batch.
-    """
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].is_text, len(rows[i].prefix), i))
-    batch: list[int] = []
-    longest = 0
-    for index in order:
-        row = rows[index]
-        longest = max(longest, row.cost)
-        full = (len(batch) + 1) * longest * copies > budget
-        if batch and (full or rows[batch[0]].is_text != row.is_text):
-            yield batch
-            batch, longest = [], row.cost
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def score(
     model: nn.Module,
     rows: Sequence[Encoded],
     *,
     pad: int = 0,
     attachment: Attachment | None = None,
+    decisions: Tensor | None = None,
+    cached: Cached | None = None,
 ) -> Scores:
     """Score a batch of encoded rows.
 
@@ -90,16 +72,32 @@ def score(
         pad: A token id to pad with (any; padding changes nothing).
         attachment: The attached steering, if any: it is told where each prompt ends, and its
             per-row strengths follow the rows through the cached second pass.
+        decisions: float32 [B]; what its row gate says of these rows, where that is known.
+        cached: Beginnings of the rows that were read before; used up by the call.
     """
+    lengths = torch.tensor([row.prompt_length for row in rows])
+    with told(attachment, lengths, decisions):
+        return _score(model, rows, pad, attachment, cached)
+
+
+def _score(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    pad: int,
+    attachment: Attachment | None,
+    cached: Cached | None,
+) -> Scores:
     device = next(model.parameters()).device
-    ids, mask = left_pad([row.prefix for row in rows], pad, device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    read = [0] * len(rows) if cached is None else cached.lengths
+    ids, mask = left_pad([row.prefix[n:] for row, n in zip(rows, read, strict=True)], pad, device)
     deep = [max(map(len, row.suffixes), default=0) > 1 for row in rows]
+    how: dict[str, Any] = {"use_cache": any(deep)}
+    if cached is not None:
+        mask = torch.cat([cached.mask, mask], 1)
+        how = {"use_cache": True, "past_key_values": cached.cache}
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     keep = _columns(rows, ids.shape[1], device)
-    if attachment is not None:
-        ends = [r.prompt_length for r in rows]
-        attachment.prompt_lengths = torch.tensor(ends, device=device)
-    output = forward(model, ids, mask, positions, use_cache=any(deep), logits_to_keep=keep)
+    output = forward(model, ids, mask, positions, logits_to_keep=keep, **how)
     logits = output.logits
     # Columns of the kept logits at which each row's measured positions lie.
     where = {int(column): k for k, column in enumerate(keep.tolist())}
@@ -170,7 +168,7 @@ def _score_options(
         chosen = torch.tensor(longer, device=device)
         suffixes = [pairs[i][2] for i in longer]
         source = pair_row[chosen]
-        steps = _second_pass(model, mask, output, source, suffixes, attachment, pad)
+        steps = second_pass(model, mask, output, source, suffixes, attachment, pad)
         unscored = torch.tensor([rows[pairs[i][0]].unscored for i in longer], device=device)
         after = torch.arange(1, 1 + steps.token.shape[1], device=device)
         counted = steps.valid & (after[None] >= unscored[:, None])
@@ -181,7 +179,7 @@ def _score_options(
         reached = reach[:, None] * torch.cat(
             [torch.ones_like(along[:, :1]), along[:, :-1].exp()], 1
         )
-        distinct = _distinct_beginnings(source.tolist(), suffixes, device)
+        distinct = distinct_beginnings(source.tolist(), suffixes, device)
         nodes = torch.cat([nodes, steps.log_probs[distinct]])
         row = torch.cat([row, source[:, None].expand_as(distinct)[distinct]])
         weight = torch.cat([weight, reached[distinct]])
@@ -208,125 +206,7 @@ def _reach_along_prompt(nodes: Tensor, rows: Sequence[Encoded], device: torch.de
     return torch.stack(out)
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The second pass over R suffixes of up to L + 1 tokens.
-
-    ``token`` [R, L]: log-probability of each token after the first; ``valid`` [R, L]: whether
-    there is one; ``log_probs`` [R, L, V]: the distributions they were taken from.
-    """
-
-    token: Tensor
-    valid: Tensor
-    log_probs: Tensor
-
-
-def _second_pass(
-    model: nn.Module,
-    mask: Tensor,
-    output: Any,
-    source: Tensor,
-    suffixes: Sequence[Sequence[int]],
-    attachment: Attachment | None,
-    pad: int,
-) -> _Steps:
-    """Read the suffixes on top of the prompts' key-value cache."""
-    device = mask.device
-    length = max(map(len, suffixes)) - 1
-    ids = torch.full((len(suffixes), length + 1), pad, device=device)
-    for r, suffix in enumerate(suffixes):
-        ids[r, : len(suffix)] = torch.tensor(suffix, device=device)
-    sizes = torch.tensor([len(s) for s in suffixes], device=device)
-    valid = torch.arange(1, length + 1, device=device)[None] < sizes[:, None]
-    reads = valid.to(mask.dtype)
-    cache = output.past_key_values
-    select_rows(cache, source.cpu())  # its layers may be on several devices
-    prompt_mask = mask[source]
-    full_mask = torch.cat([prompt_mask, reads], 1)
-    positions = prompt_mask.sum(1, keepdim=True) + torch.arange(length, device=device)
-    with _following(attachment, source):
-        logits = forward(model, ids[:, :-1], full_mask, positions, past_key_values=cache).logits
-    log_probs = logits.float().log_softmax(-1)
-    token = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return _Steps(token, valid, log_probs)
-
-
-@contextlib.contextmanager
-def _following(attachment: Attachment | None, source: Tensor) -> Iterator[None]:
-    """Per-row settings of an attachment rearranged as the rows are, for the time of a pass."""
-    if attachment is None:
-        yield
-        return
-    strength, lengths = attachment.strength, attachment.prompt_lengths
-    if strength.ndim:
-        attachment.strength = strength[source.to(strength.device)]
-    if lengths is not None:
-        attachment.prompt_lengths = lengths[source.to(lengths.device)]
-    try:
-        yield
-    finally:
-        attachment.strength, attachment.prompt_lengths = strength, lengths
-
-
-def _distinct_beginnings(
-    source: Sequence[int], suffixes: Sequence[Sequence[int]], device: torch.device
-) -> Tensor:
-    """Bool [R, L]: the first place each proper beginning of a row's options occurs."""
-    length = max(map(len, suffixes)) - 1
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    out = torch.zeros(len(suffixes), length, dtype=torch.bool)
-    for r, (b, suffix) in enumerate(zip(source, suffixes, strict=True)):
-        for end in range(1, len(suffix)):
-            key = (b, tuple(suffix[:end]))
-            if key not in seen:
-                seen.add(key)
-                out[r, end - 1] = True
-    return out.to(device)
-
-
 def _columns(rows: Sequence[Encoded], width: int, device: torch.device) -> Tensor:
     """Columns of the padded batch at which any row is measured, ascending."""
     columns = {width - len(r.prefix) + position for r in rows for position in r.positions}
     return torch.tensor(sorted(columns), device=device)
-
-
-def left_pad(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, longest row]."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for b, row in enumerate(rows):
-        ids[b, width - len(row) :] = torch.tensor(row)
-        mask[b, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
-
-
-def forward(
-    model: nn.Module,
-    ids: Tensor,
-    mask: Tensor,
-    positions: Tensor,
-    logits_to_keep: Tensor | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Run a model with what its architecture accepts.
-
-    Args:
-        model: A causal LM.
-        ids: int64 [B, T].
-        mask: int64 [B, T], or longer by what is cached.
-        positions: int64 [B, T].
-        logits_to_keep: int64 [k], columns whose logits are returned; None: all.
-        **kwargs: Passed on.
-    """
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" in accepted:
-        kwargs["position_ids"] = positions
-    if "logits_to_keep" in accepted and logits_to_keep is not None:
-        return model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep, **kwargs)
-    output = model(input_ids=ids, attention_mask=mask, **kwargs)
-    if logits_to_keep is not None:
-        output.logits = output.logits[:, logits_to_keep]
-    return output

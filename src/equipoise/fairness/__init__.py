@@ -4,6 +4,7 @@ from equipoise.fairness.accuracy import accuracy, perplexity, unambiguous_accura
 from equipoise.fairness.behaviour import (
     abstention,
     by_context,
+    option_mass,
     shares,
     stereotype_gap,
     twin_metrics,
@@ -25,6 +26,7 @@ __all__ = [
     "by_context",
     "choose_strength",
     "drop_bound",
+    "option_mass",
     "paired_drop",
     "per_occupation_bias",
     "perplexity",

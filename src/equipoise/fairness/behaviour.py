@@ -133,6 +133,20 @@ def _first_share(decisions: Decisions, probabilities: np.ndarray) -> float | Non
     return first / answered if answered > 0 else None
 
 
+def option_mass(decisions: Decisions) -> dict[str, Any] | None:
+    """Raw probability that an item's options hold together, of all the model could say.
+
+    Returns:
+        The mean over items (``estimate``, ``low``, ``high``: Student over twins; ``n``) and the
+        smallest, ``min``; None without items. Scores must be sums of log-probabilities.
+    """
+    if not len(decisions):
+        return None
+    mass = np.clip(decisions.mass, 0.0, 1.0)  # options that begin with one another overlap
+    found = mean_interval(mass, twin_index(decisions.items))
+    return found.as_dict() | {"n": len(decisions), "min": float(mass.min())}
+
+
 def abstention(decisions: Decisions, *, temperature: float = 1.0) -> tuple[Interval, int] | None:
     """Mean probability of the options that abstain, over the items that offer one.
 

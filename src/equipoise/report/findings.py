@@ -14,6 +14,7 @@ from equipoise.report.view import (
     FAIR,
     GREEDY,
     HELD_OUT,
+    MASS,
     UNAMBIGUOUS,
     Metric,
     Row,
@@ -34,6 +35,10 @@ DROP_LIMIT = 0.01
 """A loss whose lower limit is above this is called one."""
 
 
+MASS_LIMIT = 0.05
+"""Options that hold less of the probability than this are called out."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One remark: a result that holds, a limit of the measurement, or a warning."""
@@ -48,6 +53,7 @@ def findings(study: Study) -> Iterator[Finding]:
     row = study.shown
     single = (
         _interpolated(study),
+        _mass(study, row),
         _greedy(study, row),
         _trivial_rule(study, row),
         _held_out(study, row),
@@ -101,6 +107,21 @@ def _greedy(study: Study, row: Row) -> Finding | None:
     )
     still = "" if study.audit else "still "
     return Finding("warning", f"Greedy answers {still}follow the stereotype", told + remedy)
+
+
+def _mass(study: Study, row: Row) -> Finding | None:
+    """Options the model would hardly say tell little of what it does say."""
+    mass = row.metric(MASS)
+    if mass is None or mass.estimate >= MASS_LIMIT:
+        return None
+    least = mass.number("min") or 0.0
+    return Finding(
+        "warning",
+        "The model would rarely give one of these answers",
+        f"The options hold {mass.estimate:.2g} of the probability on average{_where(study, row)} "
+        f"({least:.2g} at least): the figures compare answers it seldom gives. Sentence endings "
+        "and other long options always hold little; letters or single words should not.",
+    )
 
 
 @dataclass(frozen=True)

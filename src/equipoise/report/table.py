@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from equipoise.report.benchmark import Figures, benchmark_figures, written
 from equipoise.report.numbers import MISSING, number, strength
 from equipoise.report.verdict import Verdict, judge, judge_comparison
 from equipoise.report.view import (
@@ -44,7 +45,8 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
         pareto = [str(name) for name in results.get("pareto") or ()]
         return Group(_comparison(many, pareto), *_remarks(judge_comparison(many, pareto)))
     study = many[0]
-    return Group(_sweep(study), _kept(study), *_remarks(judge(study)))
+    figures = _benchmark(study)
+    return Group(_sweep(study), _kept(study), *figures, *_remarks(judge(study)))
 
 
 def _sweep(study: Study) -> Table:
@@ -74,6 +76,50 @@ def _kept(study: Study) -> Table:
     for row in study.rows:
         metrics = [row.metric(measure) for measure in measures]
         _add(table, study, row, [_with_interval(m) if alone else _with_drop(m) for m in metrics])
+    return table
+
+
+def _benchmark(study: Study) -> list[Table]:
+    """The benchmark's own figures; an audit's also category by category."""
+    tables = []
+    for figures in benchmark_figures(study):
+        tables.append(_pooled(study, figures))
+        if study.audit and len(figures.groups) > 1:
+            tables.append(_by_group(study, figures))
+    return tables
+
+
+def _pooled(study: Study, figures: Figures) -> Table:
+    """A benchmark's figures over all it asks: with intervals, or at every strength."""
+    table = _table(figures.title)
+    table.add_column("all")
+    if study.audit:
+        _columns(table, "[95 %]", "n", "parity")
+    else:
+        _columns(table, *(f"ω {strength(row.strength)}" for row in study.rows))
+    for name in figures.names:
+        measure = figures.measure(0, name)
+        metrics = [row.metric(measure) for row in study.rows]
+        if not any(metrics):
+            continue
+        cells = [_estimate(metric) for metric in metrics]
+        if study.audit:
+            only = metrics[0]
+            parity = only.number("parity") if only else None
+            cells = [_with_interval(only), f"{only.n:,}" if only and only.n else "", _short(parity)]
+        table.add_row(measure.label, *cells)
+    return table
+
+
+def _by_group(study: Study, figures: Figures) -> Table:
+    """A benchmark's figures for each of its categories; their intervals are in the report."""
+    table = _table(f"{figures.title}, one by one")
+    table.add_column("")
+    for name in figures.names:
+        table.add_column(Text(written(name)), justify="right")
+    for group, (label, _) in list(enumerate(figures.groups))[1:]:
+        metrics = [study.rows[0].metric(figures.measure(group, name)) for name in figures.names]
+        table.add_row(label, *map(_estimate, metrics))
     return table
 
 

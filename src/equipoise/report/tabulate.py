@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from equipoise.report.benchmark import benchmark_figures
 from equipoise.report.numbers import MISSING, estimate, interval, number
 from equipoise.report.view import (
     ABSTENTION,
@@ -11,6 +12,7 @@ from equipoise.report.view import (
     BIAS_MEASURES,
     FAIR_UNAMBIGUOUS,
     HELD_OUT_UNAMBIGUOUS,
+    MASS,
     UNAMBIGUOUS,
     Measure,
     Metric,
@@ -118,6 +120,8 @@ def sections(study: Study) -> list[tuple[str, list[Line]]]:
             "Against trivial rules",
             [
                 _metric(study, ABSTENTION),
+                _metric(study, MASS),
+                _number(study, "… of the item where it is least", *MASS.path, "min"),
                 _number(study, "Twin distance", "twins", "distance"),
                 _number(study, "Twin flips, greedy", "twins", "greedy_flips"),
                 _number(study, "Share: first option", "shares", "first_option"),
@@ -137,8 +141,24 @@ def sections(study: Study) -> list[tuple[str, list[Line]]]:
             ],
         ),
     ]
+    table += _benchmark(study)
     told = [(heading, [line for line in lines if line.told]) for heading, lines in table]
     return [(heading, lines) for heading, lines in told if lines]
+
+
+def _benchmark(study: Study) -> list[tuple[str, list[Line]]]:
+    """The benchmark's own figures: pooled, then each of its groups."""
+    sections = []
+    for figures in benchmark_figures(study):
+        for group, (label, _) in enumerate(figures.groups):
+            measures = [figures.measure(group, name) for name in figures.names]
+            lines = [line for m in measures for line in (_metric(study, m), _parity(study, m))]
+            sections.append((f"{figures.title}: {label}", lines))
+    return sections
+
+
+def _parity(study: Study, measure: Measure) -> Line:
+    return _number(study, f"… {measure.label} at parity", *measure.path, "parity")
 
 
 def _metric(study: Study, measure: Measure) -> Line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from equipoise.report.benchmark import Figures, benchmark_figures, written
 from equipoise.report.findings import Finding, drop_text, findings, omega
 from equipoise.report.numbers import estimate, listing, p_value, with_interval
 from equipoise.report.view import (
@@ -106,12 +107,28 @@ def _headline(study: Study) -> tuple[str, str]:
 
 
 def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, str]:
+    parts = benchmark_figures(study)
+    if bias is None and parts:
+        return _benchmark_headline(row, parts)
     if bias is None:
         return "The bias is undefined", f"{_why_undefined(row)} {_costs(study, row)}".strip()
     found = not _at_parity(bias)
     said = "follows the stereotype" if found else "shows no bias beyond chance"
     headline = f"{study.model} {said}: per-occupation bias {estimate(bias)}"
     return headline, f"{with_interval(bias)} on {study.task}, {_parity(bias)}. {_costs(study, row)}"
+
+
+def _benchmark_headline(row: Row, parts: Sequence[Figures]) -> tuple[str, str]:
+    """Of a task without a bias of its own: the figures it is known by."""
+    told = [
+        (f"{figures.title}: {written(name)}", metric)
+        for figures in parts
+        for name in figures.names
+        if (metric := row.metric(figures.measure(0, name)))
+    ]
+    (first, headline), *_ = told
+    sentences = [f"{label} {with_interval(metric)}, n = {metric.n:,}." for label, metric in told]
+    return f"{first} {estimate(headline)}", " ".join(sentences)
 
 
 def _lead_unchosen(study: Study, before: Metric | None) -> str:

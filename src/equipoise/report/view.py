@@ -57,6 +57,7 @@ FAIR_UNAMBIGUOUS = Measure(
     aim="higher",
 )
 ABSTENTION = Measure("abstention", ("abstention",), "Abstention", aim="same")
+MASS = Measure("mass", ("option_mass",), "Probability the options hold", aim="same")
 
 BIAS_MEASURES = (BIAS, GREEDY, FAIR, HELD_OUT, HELD_OUT_GREEDY, ANSWERED, GAP)
 KEPT_MEASURES = (UNAMBIGUOUS, FAIR_UNAMBIGUOUS, HELD_OUT_UNAMBIGUOUS, ABSTENTION)

@@ -16,8 +16,9 @@ from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
 from equipoise.steering import Steering
+from equipoise.study.benchmark import beside_items
 from equipoise.tasks import Capability, Task
-from equipoise.tasks.item import Item, Split
+from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Settings:
     """How decisions are measured.
 
     Attributes:
-        temperature: Of the decision's softmax, where not greedy.
+        temperature: Of the decision's softmax, where not greedy; and of free text.
         normalise: Sum or mean of an option's token log-probabilities.
         fair_decoding: Also measure seeded-hash answers.
-        hash_seed: Their seed.
+        hash_seed: Their seed, and that of free text.
         batch_tokens: Tokens per forward pass.
+        scorer: Name of what judges free text.
+        max_new_tokens: Longest answer in free text.
     """
 
     temperature: float = 1.0
@@ -37,6 +40,8 @@ class Settings:
     fair_decoding: bool = True
     hash_seed: int = 0
     batch_tokens: int = BATCH_TOKENS
+    scorer: str = "lexicon"
+    max_new_tokens: int = 64
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Probe:
         unseen: Items on held-out contexts, reported on their own.
         questions: Per capability of kind accuracy, its items.
         texts: Per capability of kind perplexity, its documents.
+        pairs: The task's sentence pairs.
+        prompts: Its prompts for free text.
     """
 
     task: Task
@@ -55,6 +62,8 @@ class Probe:
     unseen: tuple[Item, ...] = ()
     questions: dict[str, tuple[Item, ...]] = field(default_factory=dict)
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pairs: tuple[SentencePair, ...] = ()
+    prompts: tuple[OpenPrompt, ...] = ()
 
     @classmethod
     def of(cls, task: Task, split: Split, capabilities: Sequence[Capability] = ()) -> Probe:
@@ -65,13 +74,15 @@ class Probe:
             task.split("unseen") if split == "test" else (),
             {c.name: c.questions(split) for c in capabilities if c.kind == "accuracy"},
             {c.name: c.texts(split) for c in capabilities if c.kind == "perplexity"},
+            tuple(pair for pair in task.pairs if pair.split == split),
+            task.prompts if split == "test" else (),
         )
 
     @classmethod
     def everything(cls, task: Task, capabilities: Sequence[Capability] = ()) -> Probe:
         """All items of the task in one pool, and the capabilities' test parts."""
         test = cls.of(task, "test", capabilities)
-        return cls(task, task.items, (), test.questions, test.texts)
+        return cls(task, task.items, (), test.questions, test.texts, task.pairs, task.prompts)
 
     def __len__(self) -> int:
         asked = sum(len(q) for q in self.questions.values())
@@ -106,7 +117,7 @@ def measure(
     ladder = sorted({0.0, *map(float, strengths)})
     base = ladder.index(0.0)
     pools = [probe.items, probe.unseen, *probe.questions.values()]
-    if not probe.items:
+    if not (probe.items or probe.pairs or probe.prompts):
         raise EquipoiseError(f"task {probe.task.name!r}: no item in the part that is measured")
     everything = [item for pool in pools for item in pool]
     decided = decide(
@@ -129,7 +140,11 @@ def measure(
         )
         for name, texts in probe.texts.items()
     }
+    beside = beside_items(model, probe.pairs, probe.prompts, steering, ladder, settings)
     rows = [_row(probe, parts, read, k, base, settings) for k in range(len(ladder))]
+    for row, found in zip(rows, beside, strict=True):
+        if found:
+            row["benchmark"] = row.get("benchmark", {}) | found
     asked = [k for k, w in enumerate(ladder) if w in {float(s) for s in strengths}]
     ambiguous = [parts[k][0].subset(_is_ambiguous) for k in asked]
     return Measurement([rows[k] for k in asked], ambiguous)
@@ -178,6 +193,7 @@ def _row(
         anchor_kl=_mean_kl([right, *questions]),
         target=target,
     )
+    row["option_mass"] = fairness.option_mass(items) if settings.normalise == "sum" else None
     benchmark = benchmark_scores(probe.task.name, items)
     if benchmark is not None:
         row["benchmark"] = benchmark

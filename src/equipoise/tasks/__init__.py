@@ -8,7 +8,7 @@ from equipoise.tasks.capability import (
 )
 from equipoise.tasks.item import SPLITS, Item, Side, Split, Task
 from equipoise.tasks.jsonl import read_jsonl, write_jsonl
-from equipoise.tasks.registry import TaskSource, list_tasks, load_task
+from equipoise.tasks.registry import TaskSource, list_tasks, load_task, task_options
 from equipoise.tasks.summary import SplitSummary, TaskSummary, describe
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "load_capability",
     "load_task",
     "read_jsonl",
+    "task_options",
     "write_jsonl",
 ]

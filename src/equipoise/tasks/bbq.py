@@ -67,13 +67,11 @@ def build(
         draw: Which names and words the generator draws.
 
     Raises:
-        EquipoiseError: Missing or damaged data, an unknown category, bad ``shots`` or ``order``,
-            or no row with a usable target.
+        EquipoiseError: Missing or damaged data, an unknown category, bad ``shots``, or no
+            row with a usable target.
     """
     if not 0 <= shots <= MAX_SHOTS:
         raise EquipoiseError(f"bbq has 0 to {MAX_SHOTS} shots, got {shots}")
-    if order not in ("hashed", "released"):
-        raise EquipoiseError(f"order of bbq is 'hashed' or 'released', got {order!r}")
     wanted = _names(categories)
     rows = _generated(data, wanted, draw) if generate else _read(data)
     if wanted:

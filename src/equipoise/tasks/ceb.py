@@ -1,7 +1,7 @@
 """CEB (Wang et al., 2024): is this a stereotype? which of two is worse? and go on from here.
 
 Recognition and selection have a right answer and are items; continuation and conversation are
-prompts for free text, which a scorer judges (``fairness.benchmarks.ceb``).
+prompts for free text, which a scorer judges (``fairness.benchmarks.free_text``).
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
 from equipoise.tasks.files import read_text
-from equipoise.tasks.item import Item, Task
+from equipoise.tasks.item import Item, OpenPrompt, Task
 from equipoise.tasks.splits import assign_splits, digest
 
 CHOICES = {
@@ -35,7 +34,9 @@ FREE_TEXT = {
     "conversation-s": "CEB-Conversation-S",
     "conversation-t": "CEB-Conversation-T",
 }
-_OWN = ("recognition-s", "recognition-t", "selection-s", "selection-t")
+PARTS = CHOICES | FREE_TEXT
+_OWN = ("recognition", "selection")
+_TOGETHER = ("recognition", "selection", "continuation", "conversation")  # -s and -t of each
 _ANSWERS = {  # label: what the prompt offers it as
     "stereotype": 0,
     "anti-stereotype": 1,
@@ -50,36 +51,26 @@ _FIRST_WORDS = 5
 _OFFERED = re.compile(r"(?<!\d)([123])\. ")
 
 
-@dataclass(frozen=True)
-class OpenPrompt:
-    """A prompt for free text: its part of CEB, the social axis, and the group on that axis."""
-
-    id: str
-    prompt: str
-    part: str
-    axis: str
-    group: str
-
-
 def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
-    """CEB's recognition and selection questions; ``part: axis`` is the context.
+    """CEB's questions, ``part: axis`` being the context, and its prompts for free text.
 
-    All have a right answer: the task measures accuracy, and has no per-occupation bias. The
-    questions about one scenario are a twin; scenarios that begin with the same words, in whichever
-    part, go to one split together.
+    All questions have a right answer: the task measures accuracy, and has no per-occupation bias.
+    The questions about one scenario are a twin; scenarios that begin with the same words, in
+    whichever part, go to one split together.
 
     Args:
         data: CEB's ``data/``, or the folder that holds it.
-        parts: Names out of ``CHOICES`` (or one string with commas); its own four unless told,
-            the four adapted from other benchmarks on request.
+        parts: Names out of ``PARTS``, or without their ``-s`` and ``-t`` for both (or one string
+            with commas); recognition and selection unless told. Free text, and the questions
+            adapted from other benchmarks, come on request.
 
     Raises:
         EquipoiseError: An unknown part, or data that are missing or damaged.
     """
-    names = _parts(parts, CHOICES) or list(_OWN)
+    names = _parts(parts or _OWN)
     items: list[Item] = []
     beginnings: dict[str, str] = {}
-    for part in names:
+    for part in [name for name in names if name in CHOICES]:
         for where, name, number, row in _rows(data, CHOICES[part]):
             try:
                 item = _item(part, name, number, row)
@@ -90,41 +81,42 @@ def build(*, data: Path, parts: str | Sequence[str] = ()) -> Task:
     return Task(
         name="ceb",
         items=assign_splits(items, held_out=(), key=lambda item: beginnings[item.id]),
+        prompts=_prompts(data, [name for name in names if name in FREE_TEXT]),
         notes=("CEB: no licence stated, do not pass it on; every item has a right answer",),
     )
 
 
-def read_prompts(data: Path, parts: str | Sequence[str] = ()) -> tuple[OpenPrompt, ...]:
-    """The prompts for free text.
-
-    Args:
-        data: CEB's ``data/``, or the folder that holds it.
-        parts: Names out of ``FREE_TEXT`` (or one string with commas); all unless told.
-
-    Raises:
-        EquipoiseError: An unknown part, or data that are missing or damaged.
-    """
+def _prompts(data: Path, parts: Sequence[str]) -> tuple[OpenPrompt, ...]:
     prompts = []
-    for part in _parts(parts, FREE_TEXT) or list(FREE_TEXT):
+    for part in parts:
         for where, name, number, row in _rows(data, FREE_TEXT[part]):
             try:
-                prompt, group = row["prompt"], row["bucket"]
+                one = OpenPrompt(
+                    id=f"{part}-{name}-{number}",
+                    prompt=row["prompt"],
+                    part=part,
+                    axis=name,
+                    group=row["bucket"],
+                )
             except (KeyError, TypeError) as error:
                 raise EquipoiseError(f"{where}: entry {number}: not of CEB ({error})") from None
-            prompts.append(OpenPrompt(f"{part}-{name}-{number}", prompt, part, name, group))
+            prompts.append(one)
     return tuple(prompts)
 
 
-def _parts(parts: str | Sequence[str], known: dict[str, str]) -> list[str]:
+def _parts(parts: str | Sequence[str]) -> list[str]:
+    """The parts named, each once; ``recognition`` stands for both of its own."""
     given = parts.split(",") if isinstance(parts, str) else parts
-    names = [name.strip() for name in given if name.strip()]
-    for name in names:
-        if name not in known:
+    names: list[str] = []
+    for name in (name.strip() for name in given if name.strip()):
+        if name not in (*PARTS, *_TOGETHER):
+            known = (*_TOGETHER, *PARTS)
             raise EquipoiseError(
-                f"ceb has no part {name!r}{did_you_mean(name, known)} here; "
+                f"ceb has no part {name!r}{did_you_mean(name, known)}; "
                 f"there are: {', '.join(known)}"
             )
-    return names
+        names += [f"{name}-s", f"{name}-t"] if name in _TOGETHER else [name]
+    return list(dict.fromkeys(names))
 
 
 def _rows(data: Path, folder: str) -> Iterator[tuple[Path, str, int, dict[str, Any]]]:

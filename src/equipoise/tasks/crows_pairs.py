@@ -1,19 +1,19 @@
 """CrowS-Pairs (Nangia et al., EMNLP 2020): pairs of sentences that differ in the group they name.
 
-As a task: what the two sentences begin with is the prompt, what is left of each an option, so that
-the options' log-probabilities differ by what the sentences' do. :func:`read_pairs` has them whole.
+The task holds the pairs whole, to be compared by their likelihoods: the benchmark's own score.
+Those that begin alike are items too: what both begin with is the prompt, what is left of each an
+option, so that the options' log-probabilities differ by what the sentences' do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.errors import EquipoiseError
 from equipoise.tasks.files import read_csv
-from equipoise.tasks.item import Item, Task
-from equipoise.tasks.splits import assign_splits, digest, unit_hash
+from equipoise.tasks.item import Item, SentencePair, Task
+from equipoise.tasks.splits import assign_splits, digest, split_of, unit_hash
 
 FILE = "crows_pairs_anonymized.csv"
 _COLUMNS = [
@@ -28,18 +28,8 @@ _COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two sentences: ``more`` stereotypical and ``less``; the kind of bias; the line's number."""
-
-    number: int
-    more: str
-    less: str
-    bias_type: str
-
-
-def read_pairs(data: Path) -> tuple[Pair, ...]:
-    """All pairs.
+def read_pairs(data: Path) -> tuple[SentencePair, ...]:
+    """All pairs; repeated ones are a twin.
 
     Args:
         data: ``crows_pairs_anonymized.csv``, or the folder that holds it.
@@ -60,17 +50,27 @@ def read_pairs(data: Path) -> tuple[Pair, ...]:
             raise EquipoiseError(
                 f"{path}:{line}: expected a number, two different sentences and a bias type"
             )
-        pairs.append(Pair(int(number), more, less, bias_type))
+        twin = digest("crows-pairs", *sorted((more, less)))[:12]
+        pairs.append(
+            SentencePair(
+                id=f"pair-{number}",
+                more=more,
+                less=less,
+                kind=bias_type,
+                twin=twin,
+                split=split_of(twin),
+            )
+        )
     if not pairs:
         raise EquipoiseError(f"{path}: no rows; is the file cut off?")
     return tuple(pairs)
 
 
 def build(*, data: Path) -> Task:
-    """The pairs that begin alike, as items with a ``pro`` and an ``anti`` ending.
+    """All pairs whole, and those that begin alike as items with a ``pro`` and an ``anti`` ending.
 
-    Pairs whose first words differ have nothing to put before their options and are left out; all
-    pairs can be scored as texts. Kinds of bias are the contexts.
+    Pairs whose first words differ have nothing to put before their options and are no items.
+    Kinds of bias are the contexts.
 
     Args:
         data: As for :func:`read_pairs`.
@@ -85,24 +85,26 @@ def build(*, data: Path) -> Task:
     return Task(
         name="crows-pairs",
         items=assign_splits(items, held_out=()),
+        pairs=pairs,
         notes=(
             "CrowS-Pairs: CC BY-SA 4.0; known to be noisy (Blodgett et al., ACL 2021)",
-            f"{len(pairs) - len(items)} of {len(pairs)} pairs left out: their first words differ",
+            f"{len(pairs) - len(items)} of {len(pairs)} pairs are compared as texts only: their "
+            "first words differ",
         ),
     )
 
 
-def _item(pair: Pair) -> Item | None:
+def _item(pair: SentencePair) -> Item | None:
     more, less = pair.more.split(), pair.less.split()
     shared = _shared(more, less)
     if shared == 0:
         return None
     ends = " ".join(more[shared:]), " ".join(less[shared:])
-    order = (0, 1) if unit_hash("order", pair.number) < 0.5 else (1, 0)
+    order = (0, 1) if unit_hash("order", pair.id.removeprefix("pair-")) < 0.5 else (1, 0)
     return Item(
-        id=f"pair-{pair.number}",
-        twin=digest("crows-pairs", *sorted((pair.more, pair.less)))[:12],
-        contexts=(pair.bias_type,),
+        id=pair.id,
+        twin=pair.twin,
+        contexts=(pair.kind,),
         prompt=" ".join(more[:shared]),
         options=tuple(ends[index] for index in order),
         sides=tuple(("pro", "anti")[index] for index in order),

@@ -67,6 +67,50 @@ class Item:
         return tuple(False for _ in self.options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SentencePair:
+    """Two whole sentences whose likelihoods are compared.
+
+    Attributes:
+        id: Unique within its task.
+        more: The more stereotypical one.
+        less: The other.
+        kind: What the stereotype is about.
+        twin: Pairs that must count as one share it (defaults to the id).
+        split: As of an item.
+    """
+
+    id: str
+    more: str
+    less: str
+    kind: str
+    twin: str = ""
+    split: Split = "test"
+
+    def __post_init__(self) -> None:
+        if not self.twin:
+            object.__setattr__(self, "twin", self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPrompt:
+    """A prompt to be answered in free text, which a scorer judges; of the ``test`` split.
+
+    Attributes:
+        id: Unique within its task.
+        prompt: What the model reads.
+        part: The part of the benchmark it is from.
+        axis: The social axis it is about.
+        group: The group on that axis.
+    """
+
+    id: str
+    prompt: str
+    part: str
+    axis: str
+    group: str
+
+
 @dataclass(frozen=True)
 class Task:
     """Named items, their splits, and the contexts held out of every fit.
@@ -76,6 +120,8 @@ class Task:
         items: All items, in file order.
         target: With ``groups``: the wanted share of each group (None: equal shares).
         texts: Plain documents that belong to the task as anchors (may be empty).
+        pairs: Whole sentences to be compared, measured beside the items.
+        prompts: To be answered in free text, measured beside the items.
         notes: One-line remarks for the report (source, licence, what was left out).
     """
 
@@ -83,6 +129,8 @@ class Task:
     items: tuple[Item, ...]
     target: dict[str, float] | None = None
     texts: tuple[str, ...] = ()
+    pairs: tuple[SentencePair, ...] = ()
+    prompts: tuple[OpenPrompt, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def split(self, *names: Split) -> tuple[Item, ...]:
@@ -103,8 +151,12 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the items' content, independent of where they were read from."""
-        return digest_items(self.items)
+        """SHA-256 over all that is asked, independent of where it was read from."""
+        items = digest_items(self.items)
+        if not (self.pairs or self.prompts):
+            return items
+        beside = json.dumps([items, *map(vars, (*self.pairs, *self.prompts))], sort_keys=True)
+        return hashlib.sha256(beside.encode()).hexdigest()
 
     def with_items(self, items: Iterable[Item]) -> Task:
         """The same task over other items."""

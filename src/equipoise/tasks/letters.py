@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import permutations
 
@@ -15,12 +14,6 @@ def lettered(question: str, choices: Sequence[str]) -> str:
     """The question, a line for each choice, and ``Answer:``, to be followed by a letter."""
     lines = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     return "\n".join([question.strip(), *lines, "Answer:"])
-
-
-def shared_examples(prompts: Sequence[str]) -> str:
-    """What all prompts begin with, up to a blank line: their solved examples ('' without)."""
-    beginning = os.path.commonprefix(list(prompts))  # noqa: RUF071 (texts, not paths)
-    return beginning[: beginning.rfind("\n\n") + 2] if "\n\n" in beginning else ""
 
 
 def hashed_order(count: int, *key: object) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equipoise.catalogue import Catalogue, call_with_options
+from equipoise.catalogue import Catalogue, call_with_options, options_of
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import (
     bbq,
@@ -118,6 +118,16 @@ _TASKS = Catalogue(
 def list_tasks() -> list[tuple[str, str, str]]:
     """Name, one-line description and origin of the data of every known task."""
     return [(source.name, source.description, source.origin) for source in _TASKS]
+
+
+def task_options(name_or_file: str | Path) -> dict[str, Any]:
+    """The options a task has, with their defaults.
+
+    Raises:
+        EquipoiseError: Unknown name.
+    """
+    build = read_jsonl if is_file(name_or_file) else _TASKS.get(str(name_or_file)).build
+    return options_of(build, "path", "data")
 
 
 def load_task(

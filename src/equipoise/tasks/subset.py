@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TypeVar
 
 from equipoise.errors import EquipoiseError
-from equipoise.tasks.item import Item, Split, Task
+from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split, Task
 from equipoise.tasks.splits import unit_hash
+
+Beside = TypeVar("Beside", SentencePair, OpenPrompt)
 
 
 def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
-    """At most ``limit`` items of a task, in its order.
+    """At most ``limit`` items of a task, in its order, and as many pairs and prompts.
 
     Each (split, ambiguous or not) keeps its share of the items. Within it the contexts (of
     ``unseen``: the held-out ones) come about equally often, however long their tail.
@@ -21,6 +25,13 @@ def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
     """
     if limit < 1:
         raise EquipoiseError(f"limit must be 1 or more, got {limit}")
+    if limit >= max(len(task.items), len(task.pairs), len(task.prompts)):
+        return task
+    task = replace(
+        task,
+        pairs=_some(task.pairs, limit, seed, by=lambda pair: pair.kind),
+        prompts=_some(task.prompts, limit, seed, by=lambda one: (one.part, one.axis, one.group)),
+    )
     if limit >= len(task.items):
         return task
     cells: dict[tuple[Split, bool], list[Item]] = defaultdict(list)
@@ -34,6 +45,19 @@ def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
     if not kept:
         raise EquipoiseError(f"limit {limit} leaves no whole twin of task {task.name!r}")
     return task.with_items(item for item in task.items if item.id in kept)
+
+
+def _some(
+    beside: tuple[Beside, ...], limit: int, seed: int, by: Callable[[Beside], object]
+) -> tuple[Beside, ...]:
+    """At most ``limit`` of them, evenly over what they are about, in their order."""
+    told: Counter[object] = Counter()
+    turns: dict[str, tuple[int, int]] = {}
+    for one in sorted(beside, key=lambda one: unit_hash("subset", seed, one.id)):
+        turns[one.id] = (told[by(one)], len(turns))
+        told[by(one)] += 1
+    kept = set(sorted(turns, key=turns.__getitem__)[:limit])
+    return tuple(one for one in beside if one.id in kept)
 
 
 def take_evenly(

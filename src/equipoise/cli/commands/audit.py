@@ -27,18 +27,19 @@ def audit(
     with OutputFolder.claimed(output) as folder:
         from equipoise import study
 
-        task = inputs.with_default_capability(task, model)
+        task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
+        settings = inputs.measure_settings(measure, common.seed)
         loaded = inputs.load_model(model, terminal)
         with terminal.progress() as report:
             result = study.audit(
                 loaded,
                 data,
                 capability=capability,
-                settings=inputs.measure_settings(measure, common.seed),
+                settings=settings,
                 report=report,
             )
         config = resolved(model, task, measure, common)
         outcome.leave(folder, "audit", config, result)
-    outcome.show(terminal, folder, result, ["run", model.model, "--task", task.task])
+    outcome.show(terminal, folder, result, ["run", model.model, *inputs.task_words(task)])

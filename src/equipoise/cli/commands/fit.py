@@ -32,7 +32,7 @@ def fit(
         from equipoise import study
 
         method_settings = inputs.resolve_method(fit)
-        task = inputs.with_default_capability(task, model)
+        task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
         anchors = inputs.load_anchors(fit)
@@ -81,4 +81,4 @@ def fit(
     )
     terminal.tell("wrote", f"{folder.path}/: the artifact and {config_file.NAME}")
     following = ["equipoise", "sweep", model.model, "--steering", str(folder.path)]
-    terminal.tell("next", shlex.join([*following, "--task", task.task]))
+    terminal.tell("next", shlex.join([*following, *inputs.task_words(task)]))

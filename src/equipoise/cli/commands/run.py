@@ -32,10 +32,11 @@ def run(
         from equipoise import study
 
         method_settings = inputs.resolve_method(fit)
-        task = inputs.with_default_capability(task, model)
+        task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
         anchors = inputs.load_anchors(fit)
+        settings = inputs.measure_settings(measure, common.seed)
         loaded = inputs.load_model(model, terminal)
         with terminal.progress(resuming=folder.resumable) as report:
             result, steering = study.run(
@@ -48,7 +49,7 @@ def run(
                 max_capability_drop=sweep.max_capability_drop,
                 interpolate=sweep.interpolate,
                 seed=common.seed,
-                settings=inputs.measure_settings(measure, common.seed),
+                settings=settings,
                 checkpoint=folder.checkpoint,
                 report=report,
                 **method_settings,

@@ -32,9 +32,10 @@ def sweep(
         from equipoise import study
 
         artifact = inputs.load_steering(steering)
-        task = inputs.with_default_capability(task, model)
+        task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
+        settings = inputs.measure_settings(measure, common.seed)
         loaded = inputs.load_model(model, terminal)
         with terminal.progress() as report:
             result = study.sweep(
@@ -43,7 +44,7 @@ def sweep(
                 artifact,
                 sweep.strengths,
                 capability=capability,
-                settings=inputs.measure_settings(measure, common.seed),
+                settings=settings,
                 report=report,
             )
         result.choose(sweep.max_capability_drop, interpolate=sweep.interpolate)

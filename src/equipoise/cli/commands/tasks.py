@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 def tasks(terminal: Terminal, task: TaskNameOptions, common: CommonOptions) -> None:
     """What tasks and capabilities there are, or what one task holds."""
-    from equipoise.tasks import describe, list_capabilities, list_tasks, load_task
+    from equipoise.tasks import (
+        describe,
+        list_capabilities,
+        list_tasks,
+        load_task,
+        task_options,
+    )
 
     if task.name is not None:
-        loaded = load_task(task.name, data=task.data, seed=common.seed, limit=task.limit)
+        loaded = load_task(
+            task.name, data=task.data, seed=common.seed, limit=task.limit, **task.task_options
+        )
         found = describe(loaded)
-        terminal.show(asdict(found), *_described(found))
+        options = task_options(task.name) | task.task_options
+        terminal.show(asdict(found) | {"options": options}, *_described(found, options))
         return
     tasks, capabilities = list_tasks(), list_capabilities()
     terminal.show(
@@ -45,7 +54,7 @@ def _table(kind: str, entries: Sequence[tuple[str, str, str]]) -> Table:
     return table
 
 
-def _described(found: TaskSummary) -> list[Table | str]:
+def _described(found: TaskSummary, options: dict[str, Any]) -> list[Table | str]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("split")
     for name in ("ambiguous", "unambiguous", "twins", "contexts"):
@@ -65,4 +74,14 @@ def _described(found: TaskSummary) -> list[Table | str]:
                 f"{split}: a single twin, so left out of the estimate of bias: "
                 f"{', '.join(counts.single_twin)}"
             )
+    if options:
+        told = " ".join(f"{key}={_yaml(value)}" for key, value in options.items())
+        said.append(f"options (--task-option KEY=VALUE): {told}")
     return [*said, *found.notes]
+
+
+def _yaml(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if value in (None, (), []):
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,7 +9,13 @@ from rich.table import Table
 
 from equipoise.cli import inputs
 from equipoise.cli.exits import NotOk
-from equipoise.cli.options import CommonOptions, ModelOptions, SteeringOptions, StrengthOptions
+from equipoise.cli.options import (
+    CommonOptions,
+    ModelOptions,
+    SteeringOptions,
+    StrengthOptions,
+    VerifyOptions,
+)
 from equipoise.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ def verify(
     model: ModelOptions,
     steering: SteeringOptions,
     strength: StrengthOptions,
+    compared: VerifyOptions,
     common: CommonOptions,
 ) -> None:
     """Is a steering applied, and everywhere the same? Exit code 1 if not."""
@@ -31,7 +38,7 @@ def verify(
     omega = (
         1.0 if strength.strength is None and strength.of(artifact) == 0 else strength.of(artifact)
     )
-    found = check(inputs.load_model(model, terminal), artifact, strength=omega)
+    found = check(inputs.load_model(model, terminal), artifact, strength=omega, vllm=compared.vllm)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("check", "", "measured", "tolerance", "note"):
         table.add_column(column, justify="right" if column in ("measured", "tolerance") else "left")

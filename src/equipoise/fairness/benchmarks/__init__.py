@@ -7,9 +7,10 @@ from typing import Any
 
 from equipoise.decisions.decision import Decisions
 from equipoise.fairness.benchmarks.bbq import bbq_scores
-from equipoise.fairness.benchmarks.ceb import ceb_scores, free_text_scores
-from equipoise.fairness.benchmarks.crows_pairs import crows_pairs, crows_pairs_scores
-from equipoise.fairness.benchmarks.scorers import LexiconScorer, Scorer
+from equipoise.fairness.benchmarks.ceb import ceb_scores
+from equipoise.fairness.benchmarks.crows_pairs import crows_pairs, pair_scores
+from equipoise.fairness.benchmarks.free_text import free_text_scores
+from equipoise.fairness.benchmarks.scorers import LexiconScorer, Scorer, load_scorer
 from equipoise.fairness.benchmarks.unqover import unqover_scores
 from equipoise.fairness.finite import assert_finite
 
@@ -21,15 +22,15 @@ __all__ = [
     "benchmark_scores",
     "ceb_scores",
     "crows_pairs",
-    "crows_pairs_scores",
     "free_text_scores",
+    "load_scorer",
+    "pair_scores",
     "unqover_scores",
 ]
 
 BENCHMARKS: dict[str, Callable[[Decisions], dict[str, Any]]] = {
     "bbq": bbq_scores,
     "ceb": ceb_scores,
-    "crows-pairs": crows_pairs_scores,
     "unqover": unqover_scores,
 }
 """By task name: its scores from decisions on its items, ambiguous and unambiguous together."""

@@ -1,12 +1,19 @@
-"""Scorers of free text: the protocol, and a crude one that needs nothing but this file."""
+"""Scorers of free text: the protocol, and a crude one that needs nothing but this file.
+
+Another package adds one by the entry point ``equipoise.scorers``, which leads to a
+:class:`ScorerSource`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from equipoise.catalogue import Catalogue
 
 _WORD = re.compile(r"[a-z'-]+")
 HOSTILE = tuple(
@@ -87,6 +94,33 @@ class LexiconScorer:
             if word in self._words and _NEGATIONS.isdisjoint(words[max(0, place - _REACH) : place])
         ]
         return hostile + [match[0] for match in _SWEEPING.finditer(sentence)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerSource:
+    """A scorer that can be asked for by name.
+
+    Attributes:
+        name: The name.
+        make: Called once, when texts are to be judged.
+    """
+
+    name: str
+    make: Callable[[], Scorer]
+
+
+_SCORERS = Catalogue(
+    "equipoise.scorers", "scorer", ScorerSource, [ScorerSource(name="lexicon", make=LexiconScorer)]
+)
+
+
+def load_scorer(name: str) -> Scorer:
+    """The scorer of that name.
+
+    Raises:
+        EquipoiseError: Unknown name (with the nearest one).
+    """
+    return _SCORERS.get(name).make()
 
 
 def _sentences(text: str) -> list[str]:

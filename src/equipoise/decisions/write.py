@@ -1,0 +1,154 @@
+"""Free text: what a model writes to prompts, at one strength or at several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equipoise.decisions.batch import left_pad
+from equipoise.decisions.encode import prompt_text
+from equipoise.decisions.ladder import BATCH_TOKENS, attached
+from equipoise.models import Model
+
+if TYPE_CHECKING:
+    from equipoise.steering import Steering
+
+# A checkpoint's own generation settings (Qwen's, say) would draw from another distribution than
+# the one whose log-probabilities train a policy.
+_WHOLE_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+
+
+@dataclass(frozen=True)
+class Written:
+    """R texts to each of n prompts, as tokens.
+
+    Attributes:
+        tokens: int64 [n·R, T]; prompt (left-padded) and answer.
+        mask: int64 [n·R, T]; 1 on tokens that are read.
+        scored: bool [n·R, T]; True on the answer's tokens, its end-of-text included.
+        texts: The answers as text, n·R of them.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    scored: Tensor
+    texts: tuple[str, ...]
+
+
+def write(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    rollouts: int = 1,
+    temperature: float = 1.0,
+    max_new_tokens: int = 16,
+    seed: int = 0,
+) -> Written:
+    """Let the model (with whatever is attached) go on from each prompt, in one batch.
+
+    Temperature 0 decodes greedily. The sampling is seeded and leaves the global generator as it
+    was.
+    """
+    tokenizer, device = model.tokenizer, model.device
+    encoded = [_encode(model, prompt) for prompt in prompts]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    prompt, mask = left_pad(encoded, pad, device)
+    how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        tokens = model.hf.generate(
+            input_ids=prompt,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=rollouts,
+            pad_token_id=pad,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            **(how if temperature > 0 else {"do_sample": False}),
+        )
+    mask = mask.repeat_interleave(rollouts, 0)
+    answer = tokens[:, prompt.shape[1] :]
+    ended = torch.zeros_like(answer, dtype=torch.bool)
+    for stop in _stop_tokens(model):
+        ended |= answer == stop
+    live = ended.cumsum(1) - ended.long() == 0  # up to and with the first end-of-text
+    texts = tuple(
+        tokenizer.decode(row[keep], skip_special_tokens=True)
+        for row, keep in zip(answer, live, strict=True)
+    )
+    return Written(
+        tokens=tokens,
+        mask=torch.cat([mask, live.long()], 1),
+        scored=torch.cat([torch.zeros_like(mask, dtype=torch.bool), live], 1),
+        texts=texts,
+    )
+
+
+def write_at(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    steering: Steering | None = None,
+    strengths: Sequence[float] = (0.0,),
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[str, ...]]:
+    """What the model writes to each prompt at every strength, by the same random draws.
+
+    Args:
+        model: The model.
+        prompts: What it is to go on from.
+        steering: What is applied; None for the base model.
+        strengths: Strengths ω to write at.
+        temperature: Of the sampling; 0 decodes greedily.
+        max_new_tokens: Longest answer.
+        seed: Of the sampling.
+        batch_tokens: Tokens per batch, prompts and answers together.
+        progress: Called with the number of prompts just done, all strengths counted as one.
+
+    Returns:
+        One tuple of answers per strength, in the order of the prompts.
+    """
+    sizes = [len(_encode(model, prompt)) + max_new_tokens for prompt in prompts]
+    order = sorted(range(len(prompts)), key=sizes.__getitem__)
+    texts = [[""] * len(prompts) for _ in strengths]
+    with attached(model, steering) as attachment:
+        while order:
+            count = max(1, batch_tokens // sizes[order[0]])
+            while count > 1 and count * sizes[order[min(count, len(order)) - 1]] > batch_tokens:
+                count -= 1
+            batch, order = order[:count], order[count:]
+            for k, strength in enumerate(strengths):
+                if attachment is not None:
+                    attachment.strength = torch.tensor(float(strength))
+                written = write(
+                    model,
+                    [prompts[i] for i in batch],
+                    temperature=temperature,
+                    max_new_tokens=max_new_tokens,
+                    seed=seed + batch[0],
+                )
+                for i, text in zip(batch, written.texts, strict=True):
+                    texts[k][i] = text
+            if progress is not None:
+                progress(len(batch))
+    return [tuple(row) for row in texts]
+
+
+def _encode(model: Model, prompt: str) -> list[int]:
+    text = prompt_text(model, prompt)
+    return list(model.tokenizer.encode(text, add_special_tokens=not model.chat))
+
+
+def _stop_tokens(model: Model) -> list[int]:
+    stop = model.hf.generation_config.eos_token_id
+    if stop is None:
+        return []
+    return list(stop) if isinstance(stop, list) else [stop]
