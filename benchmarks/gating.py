@@ -1,13 +1,13 @@
 """Does DSO under a gate beat DSO? Same task, splits, anchors and budgets; seeds 0 to 4.
 
-    python benchmarks/gating.py [--model bundled|imdb-5m] [--variants none,hard,soft]
-                                [--seeds 0,1,2,3,4] [--out runs/gating]
+    python benchmarks/gating.py [--model bundled|imdb-5m] [--variants none,hard,soft,none-strong]
+                                [--seeds 0,1,2,3,4] [--out runs/gating] [--steps 4]
 
 Every run is kept as a file of its own, so an interrupted benchmark goes on where it was, and runs
 of another model (by its fingerprint) or of other settings are made anew. Prints, at ω = 1 on the
 test split: each metric's mean over seeds with a 95 % t-interval, and its paired difference to the
 ungated fit of the same seed and budget. ``strong`` budgets all but lift the limit on ambiguous
-prompts; the one on anchors stays.
+prompts; the one on anchors stays. ``--steps`` shortens the fits, to see that everything runs.
 
 imdb-5m needs ``EQUIPOISE_DATA``.
 """
@@ -15,19 +15,19 @@ imdb-5m needs ``EQUIPOISE_DATA``.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keeping import kept
 from scipy.stats import t as student
 
-from equipoise.files import write_json
 from equipoise.methods import Anchors
 from equipoise.methods.gating import Examples, Kinds
 from equipoise.methods.gating.ambiguity import ambiguous_items
@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "soft-strong": {"gate": "soft", **STRONG},
 }
 MAX_LOAD = 2.5
+MAIN = ("bias", "greedy bias", "unseen occupations", "unambiguous", "capability")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def film_reviews() -> Subject:
 SUBJECTS: dict[str, Callable[[], Subject]] = {"bundled": bundled, "imdb-5m": film_reviews}
 
 
-def run(subject: Subject, variant: str, seed: int) -> dict[str, Any]:
+def run(subject: Subject, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """One fit and its measurement on the test split."""
     started = time.perf_counter()
     outcome = fit_outcome(
@@ -101,7 +102,7 @@ def run(subject: Subject, variant: str, seed: int) -> dict[str, Any]:
         capability=subject.capability,
         anchors=subject.anchors,
         seed=seed,
-        **VARIANTS[variant],
+        **settings,
     )
     fitted = time.perf_counter() - started
     found = sweep(
@@ -129,6 +130,7 @@ def on_test(subject: Subject, gate: Any) -> dict[str, Any] | None:
         ambiguous_items(subject.task.split("test"), 0),
         kinds.sort(anchors_of(subject.task, subject.capability, "test")),
         [gate.site],
+        gate.reads,
     ).at(0)
     return {
         "opens": asdict(opening_rate(gate, examples)),
@@ -136,30 +138,17 @@ def on_test(subject: Subject, gate: Any) -> dict[str, Any] | None:
     }
 
 
-def kept(folder: Path, subject: Subject, variant: str, seed: int) -> dict[str, Any]:
-    """The run from its file, or made now and kept there."""
-    key = json.dumps(
-        [fingerprint(subject.model), subject.task.digest, VARIANTS[variant], seed], sort_keys=True
-    )
-    name = hashlib.sha256(key.encode()).hexdigest()[:10]
-    path = folder / f"{subject.name}-{variant}-{seed}-{name}.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, run(subject, variant, seed))
-    return dict(json.loads(path.read_text()))
-
-
-def metrics(found: dict[str, Any]) -> dict[str, float]:
-    """What is compared; capability as the drop against the base, in its own unit."""
-    row = found["row"]
+def metrics(row: dict[str, Any]) -> dict[str, float]:
+    """What is compared; beside a capability, its drop against the base in its own unit."""
     values = {
         "bias": row["per_occupation_bias"],
         "greedy bias": row["per_occupation_bias_greedy"],
         "unseen occupations": (row.get("held_out") or {}).get("per_occupation_bias"),
         "unambiguous": row["unambiguous_accuracy"],
         "abstention": row["abstention"],
-        **{f"{name} drop": c and c["drop"] for name, c in row["capability"].items()},
     }
+    for capability in row["capability"].values():  # one, in either subject
+        values |= {"capability": capability, "capability drop": capability["drop"]}
     known = {name: float(value["estimate"]) for name, value in values.items() if value}
     return known | {f"KL {pool}": v for pool, v in row["kl"].items() if v is not None}
 
@@ -174,48 +163,79 @@ def mean_interval(values: Sequence[float]) -> str:
 
 
 def show(table: dict[str, dict[int, dict[str, Any]]]) -> None:
-    """The table: variants by metrics."""
-    for variant, runs in table.items():
-        found = {seed: metrics(result) for seed, result in runs.items()}
-        reference = table.get("none-strong" if variant.endswith("strong") else "none", {})
-        seconds = np.mean([result["seconds"]["fit"] for result in runs.values()])
-        print(f"{variant} (seeds {', '.join(map(str, runs))}; fit {seconds:.0f} s)")
-        for name in next(iter(found.values())):
-            line = f"  {name:20s} {mean_interval([values[name] for values in found.values()])}"
-            shared = [seed for seed in found if seed in reference]
-            if not variant.startswith("none") and shared:
-                before = {seed: metrics(reference[seed]) for seed in shared}
-                gaps = [found[seed][name] - before[seed][name] for seed in shared]
-                line += f"   against ungated {mean_interval(gaps)}"
-            print(line)
-        for seed, result in runs.items():
-            if result["gate_on_test"]:
-                rates = result["gate_on_test"]
-                firing = {k: round(r["estimate"], 3) for k, r in rates["false_firing"].items()}
-                left = {k: round(r["estimate"], 3) for k, r in result["gate"]["left_out"].items()}
-                print(
-                    f"    seed {seed}, gate at {result['gate']['site']}: opens on "
-                    f"{rates['opens']['estimate']:.3f}; fires falsely on test {firing}; "
-                    f"on kinds left out {left}"
-                )
+    """Variants by main metrics; then every metric against the ungated fit, and the gates."""
+    base = metrics(next(iter(next(iter(table.values())).values()))["base"])
+    found = {
+        variant: {seed: metrics(result["row"]) for seed, result in runs.items()}
+        for variant, runs in table.items()
+    }
+    columns = [name for name in MAIN if name in base]
+    print("\n| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    print("| base | " + " | ".join(f"{base[name]:.3f}" for name in columns) + " |")
+    for variant, runs in found.items():
+        cells = [mean_interval([run[name] for run in runs.values()]) for name in columns]
+        print(f"| {variant} | " + " | ".join(cells) + " |")
+    for variant, results in table.items():
+        seconds = np.mean([result["seconds"]["fit"] for result in results.values()])
+        print(f"\n{variant} (seeds {', '.join(map(str, results))}; fit {seconds:.0f} s)")
+        reference = found.get("none-strong" if variant.endswith("strong") else "none", {})
+        show_against(found[variant], {} if variant.startswith("none") else reference)
+        show_gates(results)
+
+
+def show_against(found: dict[int, dict[str, float]], reference: dict[int, Any]) -> None:
+    """Each metric over seeds, and its paired difference to the reference's same seeds."""
+    shared = [seed for seed in found if seed in reference]
+    for name in next(iter(found.values())):
+        line = f"  {name:20s} {mean_interval([values[name] for values in found.values()])}"
+        if shared:
+            gaps = [found[seed][name] - reference[seed][name] for seed in shared]
+            line += f"   against ungated {mean_interval(gaps)}"
+        print(line)
+
+
+def show_gates(results: dict[int, dict[str, Any]]) -> None:
+    """What each seed's gate did on the test split, and on kinds of prompts left out."""
+    for seed, result in results.items():
+        if result["gate_on_test"] is None:
+            continue
+        rates = result["gate_on_test"]
+        firing = {k: round(r["estimate"], 3) for k, r in rates["false_firing"].items()}
+        left = {k: round(r["estimate"], 3) for k, r in result["gate"]["left_out"].items()}
+        print(
+            f"    seed {seed}, gate at {result['gate']['site']}: opens on "
+            f"{rates['opens']['estimate']:.3f}; fires falsely on test {firing}; "
+            f"on kinds left out {left}"
+        )
 
 
 def main() -> None:
     """Run what is not there yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=SUBJECTS, default="bundled")
-    parser.add_argument("--variants", default="none,hard,soft")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--out", type=Path, default=Path("runs/gating"))
+    parser.add_argument("--steps", type=int, help="of every fit, in place of the default")
     parser.add_argument("--anyway", action="store_true", help="measure on a busy machine too")
     given = parser.parse_args()
     if os.getloadavg()[0] > MAX_LOAD and not given.anyway:
         raise SystemExit(f"load {os.getloadavg()[0]:.1f} > {MAX_LOAD}: times would mean nothing")
+    variants = given.variants.split(",")
+    if unknown := sorted(set(variants) - set(VARIANTS)):
+        parser.error(f"unknown variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
     subject = SUBJECTS[given.model]()
     table: dict[str, dict[int, dict[str, Any]]] = {}
     for seed in map(int, given.seeds.split(",")):
-        for variant in given.variants.split(","):
-            found = kept(given.out, subject, variant, seed)
+        for variant in variants:
+            settings = VARIANTS[variant] | ({"steps": given.steps} if given.steps else {})
+            key = [fingerprint(subject.model), subject.task.digest, settings, seed]
+            found = kept(
+                given.out,
+                f"{subject.name}-{variant}-{seed}",
+                key,
+                partial(run, subject, settings, seed),
+            )
             table.setdefault(variant, {})[seed] = found
             print(f"{subject.name} {variant} {seed}: {found['seconds']['all']:.0f} s", flush=True)
     show(table)

@@ -10,8 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.models import Model
+from equipoise.steering import Steering
 from equipoise.tasks import Task
-from equipoise.tasks.item import Split
+from equipoise.tasks.item import Item, Split
 
 
 def gpt2(tokenizer: PreTrainedTokenizerBase) -> Model:
@@ -43,3 +44,20 @@ def fit(model: Model, task: Task | None = None, **settings: Any) -> FitOutcome:
     method = METHODS.get("fairsteer")
     config = method.configure(**{"force_gate": True} | settings)
     return method.fit(asked(model, task), config)
+
+
+def openings_of(model: Model, steering: Steering, items: list[Item]) -> list[float]:
+    """Row decisions of one left-padded batch."""
+    tokenizer = model.tokenizer
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    inputs = tokenizer([i.prompt for i in items], return_tensors="pt", padding=True)
+    mask = inputs["attention_mask"]
+    with steering.applied(model) as attachment, torch.no_grad():
+        model.hf(
+            input_ids=inputs["input_ids"],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        )
+        assert attachment.decisions is not None
+        return attachment.decisions.tolist()

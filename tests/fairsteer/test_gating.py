@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from fairsteer_runs import anchors, asked
+from fairsteer_runs import anchors, openings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lettered_task import lettered_task
 
-from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
-from equipoise.methods import METHODS, Anchors, FitOutcome
+from equipoise.methods import Anchors
 from equipoise.methods.gating import Examples, GateOptions, Kinds, build_gate, fit_gate
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
 from equipoise.steering import Additive, Steering
-from equipoise.tasks import Item
 
 # ---- thresholds
 
@@ -156,74 +151,7 @@ def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
     assert set(report.false_firing) >= {"texts", "questions: when", "unambiguous: nurse"}
     steering = Steering({"model.layers.1": Additive(torch.ones(32))}, gate=gate)
     items = task.split("validation")[:7]
-    alone = [_opening(tiny, steering, [item])[0] for item in items]
+    alone = [openings_of(tiny, steering, [item])[0] for item in items]
     for order in (range(7), [3, 1, 6, 0, 2, 5, 4]):
-        found = _opening(tiny, steering, [items[i] for i in order])
+        found = openings_of(tiny, steering, [items[i] for i in order])
         np.testing.assert_allclose(found, [alone[i] for i in order], atol=1e-5)
-
-
-def _opening(model: Model, steering: Steering, items: list[Item]) -> list[float]:
-    """Row decisions of one left-padded batch."""
-    tokenizer = model.tokenizer
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    inputs = tokenizer([i.prompt for i in items], return_tensors="pt", padding=True)
-    mask = inputs["attention_mask"]
-    with steering.applied(model) as attachment, torch.no_grad():
-        model.hf(
-            input_ids=inputs["input_ids"],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        )
-        assert attachment.decisions is not None
-        return attachment.decisions.tolist()
-
-
-# ---- DSO under a gate
-
-
-def gated_dso(model: Model, **settings: Any) -> FitOutcome:
-    method = METHODS.get("dso")
-    small = {"steps": 4, "twins_per_step": 4, "anchors_per_step": 3, "force_gate": True}
-    return method.fit(asked(model), method.configure(**small | {"gate": "hard"} | settings))
-
-
-@pytest.mark.parametrize("gate", ["hard", "soft"])
-def test_dso_learns_under_its_gate(tiny: Model, tmp_path: Path, gate: str) -> None:
-    outcome = gated_dso(tiny, gate=gate)
-    steering = outcome.steering
-    assert steering.gate is not None
-    assert steering.gate.site in ("model.layers.0", "model.layers.1")
-    assert steering.n_nonzero > 0
-    assert any("left out" in note for note in outcome.notes)
-    assert set(steering.info.extra["gate"]["train"]) >= {"positive", "unambiguous: nurse"}
-    items = lettered_task().split("test")
-    steering.save_pretrained(tmp_path)
-    again = Steering.from_pretrained(tmp_path)
-    one, other = (decide(tiny, items, steering=s, strengths=[1.0])[0] for s in (steering, again))
-    np.testing.assert_array_equal(one.scores, other.scores)
-
-
-def test_a_shut_gate_leaves_prompts_as_they_were(tiny: Model) -> None:
-    """Where the gate is shut: the base's decision; where it is open: the ungated map's."""
-    steering = gated_dso(tiny, learning_rate=0.05, kl_ambiguous=5.0, kl_anchor=5.0).steering
-    items = list(lettered_task().split("validation", "test"))
-    opens = np.array([_opening(tiny, steering, [item])[0] for item in items])
-    assert 0 < opens.mean() < 1
-    (base,) = decide(tiny, items)
-    (gated,) = decide(tiny, items, steering=steering, strengths=[1.0])
-    free = Steering(steering.transforms)
-    (ungated,) = decide(tiny, items, steering=free, strengths=[1.0])
-    np.testing.assert_allclose(gated.scores[opens == 0], base.scores[opens == 0], atol=1e-5)
-    np.testing.assert_allclose(gated.scores[opens == 1], ungated.scores[opens == 1], atol=1e-5)
-    assert np.abs(ungated.scores - base.scores).max() > 1e-3
-
-
-def test_gate_layer_and_refusals(tiny: Model) -> None:
-    steering = gated_dso(tiny, gate_layer=1, steps=1).steering
-    assert steering.gate is not None
-    assert steering.gate.site == "model.layers.1"
-    with pytest.raises(EquipoiseError, match="blocks 0 to 1"):
-        gated_dso(tiny, gate_layer=2)
-    with pytest.raises(EquipoiseError, match="answers='options' only"):
-        gated_dso(tiny, answers="text", estimator="ppo")

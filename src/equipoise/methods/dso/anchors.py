@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.score import Scores, batches, score
+from equipoise.decisions.batch import batches
+from equipoise.decisions.score import Scores, score
 from equipoise.methods.dso import objective
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.pools import Pool, item_pool, text_pool
@@ -26,7 +27,13 @@ class Drawn:
 
 
 class AnchorPools:
-    """Anchor items and texts with the base's distributions, drawn and pulled on step by step."""
+    """Anchor items and texts with the base's distributions, drawn and pulled on step by step.
+
+    Attributes:
+        items: The items.
+        texts: The texts.
+        opens: What a row gate says of each item and of each text, float32; None without one.
+    """
 
     def __init__(self, model: Model, anchors: Anchors, config: DSOConfig, seed: int) -> None:
         self.model, self.config = model, config
@@ -38,6 +45,7 @@ class AnchorPools:
             positions=config.text_positions,
             seed=seed,
         )
+        self.opens: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def draw(self, generator: torch.Generator) -> Drawn:
         """A step's anchors, half items and half texts where there are both."""
@@ -52,20 +60,42 @@ class AnchorPools:
         """Add the gradient of ``weight`` times the mean divergence; returns that mean, in nats.
 
         Goes over the anchors in small batches, so that long prompts do not set the memory a step
-        needs.
+        needs. Under a gate it is the mean to be expected if the gate fires falsely at a rate of
+        ``gate_false_firing`` (:meth:`_insured`).
         """
         count = max(1, len(drawn.items) + len(drawn.texts))
         total = 0.0
-        for pool, rows in ((self.items, drawn.items), (self.texts, drawn.texts)):
+        pools = zip((self.items, self.texts), (drawn.items, drawn.texts), self.opens, strict=True)
+        for pool, drawn_rows, opens in pools:
+            chance = None if opens is None else self._insured(opens)
+            rows = [i for i in drawn_rows if chance is None or float(chance[i]) > 0]
             encoded = [pool.rows[i] for i in rows]
             for chunk in batches(encoded, self.config.batch_tokens):
                 index = [rows[j] for j in chunk]
-                found = score(self.model.hf, [encoded[j] for j in chunk], attachment=attachment)
-                divergence = self._divergence(pool, index, found).sum() / count
+                found = score(
+                    self.model.hf,
+                    [encoded[j] for j in chunk],
+                    attachment=attachment,
+                    decisions=None if chance is None else torch.ones(len(index)),
+                )
+                divergence = self._divergence(pool, index, found)
+                if chance is not None:
+                    divergence = chance[index] * divergence
+                divergence = divergence.sum() / count
                 if divergence.requires_grad:
                     (weight * divergence).backward()
                 total += float(divergence.detach())
         return total
+
+    def _insured(self, opens: Tensor) -> Tensor:
+        """What an anchor's divergence under the open gate counts for, float32 [n].
+
+        A gate that is shut on every anchor it knows would leave nothing for the fit to hold, and
+        fires on other kinds of prompts all the same. A gate half open steers half as much, and the
+        divergence grows with the square.
+        """
+        leak = self.config.gate_false_firing
+        return leak + (1 - leak) * opens.square()
 
     def _divergence(self, pool: Pool, index: Sequence[int], found: Scores) -> Tensor:
         """KL of each row to the base, float32 [rows].

@@ -55,8 +55,15 @@ class DSOConfig(MethodConfig):
     gate_layer: int | None = Field(
         None, ge=0, description="block whose output it reads; by default the one that tells best"
     )
+    gate_reads: Literal["last", "mean"] = Field(
+        "mean", description="what it reads there: the prompt's last token, or their mean"
+    )
     gate_false_firing: float = Field(
-        0.02, ge=0, lt=1, description="rate a hard gate may fire at on each kind of anchors"
+        0.05,
+        ge=0,
+        lt=1,
+        description="rate a hard gate may fire at on each kind of anchors; the fit holds anchors "
+        "as if any gate did",
     )
     force_gate: bool = Field(False, description="use a gate even if it cannot beat chance")
 
@@ -77,6 +84,4 @@ class DSOConfig(MethodConfig):
     def _text_is_sampled(self) -> DSOConfig:
         if self.answers == "text" and self.estimator == "exact":
             raise ValueError("answers='text' are sampled: choose estimator reinforce or ppo")
-        if self.answers == "text" and self.gate != "none":
-            raise ValueError("a gate is fitted with answers='options' only")
         return self

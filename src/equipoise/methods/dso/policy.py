@@ -12,6 +12,7 @@ from equipoise.decisions.sample import Samples, sample_answers, sample_log_probs
 from equipoise.methods.dso import objective
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.models import Model
+from equipoise.steering import Attachment
 from equipoise.tasks.item import Item
 
 
@@ -40,13 +41,15 @@ class Rollout:
 
 
 def draw(
+    attachment: Attachment,
     model: Model,
     items: Sequence[Item],
     options: Tensor,
     config: DSOConfig,
     generator: torch.Generator,
+    opens: Tensor | None,
 ) -> Rollout:
-    """Sample answers from the current policy (which must be attached)."""
+    """Sample answers from the attached policy; ``opens`` is what its gate says of the items."""
     if config.answers == "options":
         answers = objective.sample_options(options, config.rollouts, generator)
         return Rollout(answers, options.detach().log_softmax(-1).gather(1, answers))
@@ -56,19 +59,27 @@ def draw(
         rollouts=config.rollouts,
         max_new_tokens=config.max_new_tokens,
         seed=int(torch.randint(2**31, (), generator=generator)),
+        attachment=attachment,
+        decisions=opens,
     )
     with torch.no_grad():
-        log_probs = sample_log_probs(model, samples)
+        log_probs = sample_log_probs(model, samples, attachment)
     return Rollout(samples.answers.to(options.device), log_probs, samples)
 
 
 def policy_loss(
-    model: Model, options: Tensor, reward: Tensor, rollout: Rollout | None, config: DSOConfig
+    attachment: Attachment,
+    model: Model,
+    options: Tensor,
+    reward: Tensor,
+    rollout: Rollout | None,
+    config: DSOConfig,
 ) -> Tensor:
     """−E[r] with the configured estimator, differentiable in the steering.
 
     Args:
-        model: The model with the steering attached.
+        attachment: The steering on the model.
+        model: The model.
         options: float32 [n, K]; option scores under the current steering, with gradient.
         reward: float32 [n, K].
         rollout: None for the exact gradient.
@@ -80,7 +91,7 @@ def policy_loss(
     if rollout.samples is None:
         log_probs = options.log_softmax(-1).gather(1, rollout.answers)
     else:
-        log_probs = sample_log_probs(model, rollout.samples)
+        log_probs = sample_log_probs(model, rollout.samples, attachment)
     if config.estimator == "reinforce":
         return objective.reinforce(log_probs, advantage)
     return objective.clipped_ppo(log_probs, rollout.log_probs, advantage, config.ppo_clip)

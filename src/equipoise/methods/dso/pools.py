@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
-from equipoise.decisions.score import batches, score
+from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item

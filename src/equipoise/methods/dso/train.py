@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from equipoise.decisions.openings import row_decisions
 from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.methods.dso import checkpoint, objective
@@ -72,6 +74,7 @@ class Trainer:
                 request,
                 soft=config.gate == "soft",
                 layer=config.gate_layer,
+                reads=config.gate_reads,
                 false_firing=config.gate_false_firing,
                 force=config.force_gate,
             )
@@ -99,6 +102,7 @@ class Trainer:
         if request.checkpoint is not None:
             checkpoint.restore(request.checkpoint, self.state, digest)
         with self.state.steering.applied(self.model, strength=1.0) as self._attachment:
+            self._ask_gate()
             while self.state.step < config.steps and self.state.calm < config.patience:
                 figures = self._step()
                 self.state.history.append(figures)
@@ -108,6 +112,17 @@ class Trainer:
                 if request.progress:
                     request.progress(self.state.step, config.steps, figures)
         return self.state
+
+    def _ask_gate(self) -> None:
+        """Ask the gate about every prompt once: it reads the unsteered model, which stays."""
+        ask = partial(
+            row_decisions,
+            self.model.hf,
+            attachment=self._attachment,
+            batch_tokens=self.config.batch_tokens,
+        )
+        self._opens = ask(self.ambiguous.rows)
+        self.anchors.opens = ask(self.anchors.items.rows), ask(self.anchors.texts.rows)
 
     def _step(self) -> dict[str, float]:
         config, state = self.config, self.state
@@ -128,9 +143,14 @@ class Trainer:
             if epoch == 0:
                 if config.estimator != "exact":
                     drawn_from = [self.items[i] for i in rows]
-                    rollout = draw(self.model, drawn_from, options, config, generator)
+                    opens = None if self._opens is None else self._opens[rows]
+                    rollout = draw(
+                        self._attachment, self.model, drawn_from, options, config, generator, opens
+                    )
                 reward = self._rewards(rows, context, probabilities, rollout)
-            objective_loss = policy_loss(self.model, options, reward, rollout, config)
+            objective_loss = policy_loss(
+                self._attachment, self.model, options, reward, rollout, config
+            )
             abstained = (probabilities * labels).sum(-1)
             drift = abstained.mean() - self.base_abstention[rows].mean()
             gap = objective.twin_gap(options, align, partner)
@@ -156,10 +176,11 @@ class Trainer:
             "twin_gap": float(gap.detach()),
         }
 
-    def _forward(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _forward(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Option scores of the step's ambiguous rows, float32 [rows, K], and their mean KL."""
         encoded = [self.ambiguous.rows[i] for i in rows]
-        found = score(self.model.hf, encoded, attachment=self._attachment)
+        opens = None if self._opens is None else self._opens[rows]
+        found = score(self.model.hf, encoded, attachment=self._attachment, decisions=opens)
         kl = found.kl(base_nodes(self.ambiguous, rows, found))
         return of_width(found.options, self.labels.abstain.shape[1]), kl.mean()
 

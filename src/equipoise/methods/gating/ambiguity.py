@@ -9,10 +9,11 @@ from equipoise.methods.gating.build import GateOptions
 from equipoise.methods.gating.fit import fit_gate
 from equipoise.methods.gating.kinds import UNAMBIGUOUS, Kinds
 from equipoise.methods.gating.report import GateReport
-from equipoise.methods.method import FitRequest
+from equipoise.methods.method import Anchors, FitRequest
 from equipoise.models import Model
 from equipoise.models.backbone import residual_sites
 from equipoise.steering import ProbeGate
+from equipoise.steering.gates import Reads
 from equipoise.tasks.item import Item
 from equipoise.tasks.subset import take_evenly
 
@@ -24,14 +25,19 @@ def ambiguity_gate(
     *,
     soft: bool,
     layer: int | None = None,
-    false_firing: float = 0.02,
+    reads: Reads = "mean",
+    false_firing: float = 0.05,
     force: bool = False,
 ) -> tuple[ProbeGate, GateReport]:
     """Fit a gate that detects ambiguous prompts, from the unsteered activation of the prompt.
 
     It learns from the train split and is judged on validation. Its hard negatives are the task's
-    own unambiguous items: the same people and words, with evidence. A gate on "the model answers
-    with the stereotype" was worse everywhere (spec/findings.md, "Gating").
+    own unambiguous items, all of them: the same people and words, with evidence. A gate on "the
+    model answers with the stereotype" was worse everywhere (spec/findings.md, "Gating").
+
+    It reads the mean over the prompt. On wordings that neither the bundled model nor the gate had
+    been trained on, the last token told less (docs/fairsteer.md), though on validation, whose
+    wordings the model knows, nothing tells the two apart.
 
     The site is a decoder block's output. It may lie after sites that are steered: a row gate then
     reads the prompt ahead, in an unsteered pass that ends at its block, and its decision is kept
@@ -41,6 +47,7 @@ def ambiguity_gate(
         request: Model, task and anchors.
         soft: Open by degrees.
         layer: Block to read; None: the best, by held-out and left-out kinds.
+        reads: The prompt's ``last`` token, or the ``mean`` over its tokens.
         false_firing: Rate that a hard gate's threshold allows on each kind of anchors.
         force: Take a probe that cannot beat chance.
 
@@ -49,18 +56,22 @@ def ambiguity_gate(
             probe that cannot beat chance.
     """
     task = request.task
-    kinds = Kinds.of(task, request.anchors)
-    negative = kinds.sort(request.anchors)
+    shut = _with_unambiguous(request.anchors, task.split("train"), request.seed)
+    held_out = _with_unambiguous(request.held_out_anchors, task.split("validation"), request.seed)
+    kinds = Kinds.of(task, shut)
+    negative = kinds.sort(shut)
     gate, report = fit_gate(
         request.model,
         ambiguous_items(task.split("train"), request.seed),
         negative,
         block_sites(request.model, layer),
         held_out_positive=ambiguous_items(task.split("validation"), request.seed),
-        held_out_negative=kinds.sort(request.held_out_anchors),
+        held_out_negative=kinds.sort(held_out),
         options=GateOptions(
             soft=soft,
+            reads=reads,
             false_firing=false_firing,
+            eager=True,
             hard=frozenset(kind for kind in negative if kind.startswith(UNAMBIGUOUS)),
         ),
     )
@@ -94,6 +105,13 @@ def refuse_chance(report: GateReport, *, force: bool) -> None:
             f"p = {report.p_value:.2g}): gating on it would be arbitrary; fit without a gate, "
             "with more items, or set force_gate=true"
         )
+
+
+def _with_unambiguous(anchors: Anchors, items: Sequence[Item], seed: int) -> Anchors:
+    """Anchors with all of a split's unambiguous items (a thousand at most) among them."""
+    own = [item for item in items if not item.ambiguous]
+    own = take_evenly(own, _MAX_PROMPTS, seed=seed) if own else []
+    return Anchors(tuple(dict.fromkeys((*anchors.items, *own))), anchors.texts)
 
 
 def ambiguous_items(items: Sequence[Item], seed: int) -> list[Item]:

@@ -18,7 +18,7 @@ from equipoise.methods.gating.report import (
 )
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.steering import ProbeGate
-from equipoise.steering.gates import Unit
+from equipoise.steering.gates import Reads, Unit
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class GateOptions:
     Attributes:
         soft: Open by p itself instead of 0 or 1.
         unit: Decide per ``row`` or per ``token``.
+        reads: The prompt's ``last`` token, or the ``mean`` over its tokens.
         false_firing: Rate that the threshold allows on each kind of negatives; None: p ≥ 1/2.
+        eager: Open on all that this rate leaves room for, rather than on no more than the prompts
+            at hand need: prompts of other wordings look less sure to it.
         c: Inverse strength of the probe's ℓ2 penalty.
         standardise: Penalise in units of each coordinate's spread.
         balance: Weigh both sides alike, and the kinds of negatives alike.
@@ -37,7 +40,9 @@ class GateOptions:
 
     soft: bool = False
     unit: Unit = "row"
+    reads: Reads = "last"
     false_firing: float | None = 0.02
+    eager: bool = False
     c: float = 1.0
     standardise: bool = True
     balance: bool = True
@@ -100,7 +105,8 @@ def _fit(site: str, train: Examples, judged: Examples, options: GateOptions) -> 
     if not options.soft and options.false_firing is not None and judged.two_sided:
         p = openings(probe, judged)
         kinds = [p[judged.kinds == kind] for kind in judged.negative_kinds]
-        threshold = threshold_for(p[judged.kinds == POSITIVE], kinds, options.false_firing)
+        needed = p[judged.kinds == POSITIVE] if not options.eager else p[:0]
+        threshold = threshold_for(needed, kinds, options.false_firing)
     return ProbeGate(
         site,
         probe.weight,
@@ -108,6 +114,7 @@ def _fit(site: str, train: Examples, judged: Examples, options: GateOptions) -> 
         threshold=threshold,
         soft=options.soft,
         unit=options.unit,
+        reads=options.reads,
     )
 
 

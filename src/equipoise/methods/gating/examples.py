@@ -9,6 +9,7 @@ import numpy as np
 
 from equipoise.decisions.activations import Prompt, prompt_activations
 from equipoise.models import Model
+from equipoise.steering.gates import Reads
 from equipoise.tasks.item import Item
 
 POSITIVE = "positive"
@@ -43,12 +44,14 @@ class Examples:
         positive: Sequence[Prompt],
         negative: Mapping[str, Sequence[Prompt]],
         sites: Sequence[str],
+        reads: Reads = "last",
     ) -> Examples:
-        """Read the activations at each prompt's last token."""
+        """Read the activations at each prompt's last token, or their mean over the prompt."""
         prompts = [*positive, *(prompt for kind in negative.values() for prompt in kind)]
         kinds = [POSITIVE] * len(positive)
         kinds += [name for name, kind in negative.items() for _ in kind]
-        return cls.of(prompt_activations(model, prompts, sites).numpy(), prompts, kinds)
+        h = prompt_activations(model, prompts, sites, reads=reads)
+        return cls.of(h.numpy(), prompts, kinds)
 
     def __len__(self) -> int:
         return len(self.kinds)

@@ -49,8 +49,8 @@ def fit_gate(
     keys = [sites] if isinstance(sites, str) else list(sites)
     if not keys:
         raise EquipoiseError("a gate needs a site to read")
-    train = Examples.read(model, positive, negative, keys)
-    held_out = Examples.read(model, held_out_positive, held_out_negative or {}, keys)
+    train = Examples.read(model, positive, negative, keys, options.reads)
+    held_out = Examples.read(model, held_out_positive, held_out_negative or {}, keys, options.reads)
     found = [
         build_gate(key, train.at(number), held_out.at(number), options)
         for number, key in enumerate(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 
 import numpy as np
@@ -14,6 +15,8 @@ from equipoise.steering import ProbeGate
 # Tight: the same prompts must give the same gate whatever the batches they were read in.
 _TOLERANCE, _MAX_ITERATIONS = 1e-7, 5000
 _ROUNDING = 1e-4
+_NARROW = 1024
+"""Width up to which a Newton step, cubic in it, is cheap."""
 
 
 def fit_probe(
@@ -43,6 +46,7 @@ def fit_probe(
     if not examples.two_sided:
         missing = "shut" if examples.opens.any() else "open"
         raise EquipoiseError(f"a gate needs prompts of both sides: none it should {missing} on")
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     h = examples.h.astype(np.float64)
@@ -52,8 +56,13 @@ def fit_probe(
         # What is constant but for rounding tells nothing, and must not be blown up.
         spread[spread <= _ROUNDING * np.sqrt(np.square(h).mean(0))] = np.inf
     weights = balanced_weights(examples, hard) if balance else None
-    model = LogisticRegression(C=c, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS)
-    model.fit((h - mean) / spread, examples.opens, sample_weight=weights)
+    # Raw activations have coordinates far larger than the rest, on which lbfgs does not converge.
+    solver = "lbfgs" if standardise or h.shape[1] > _NARROW else "newton-cholesky"
+    model = LogisticRegression(C=c, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, solver=solver)
+    with warnings.catch_warnings():
+        # Whatever it comes to, the report says how well the probe tells.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit((h - mean) / spread, examples.opens, sample_weight=weights)
     w = model.coef_[0] / spread
     bias = float(model.intercept_[0] - w @ mean)
     return ProbeGate(site, torch.from_numpy(w), bias, soft=True)

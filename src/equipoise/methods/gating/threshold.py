@@ -14,7 +14,8 @@ def threshold_for(positive: np.ndarray, negative: Iterable[np.ndarray], rate: fl
     one, so that a clear gap is cut in its middle.
 
     Args:
-        positive: float32 [n]; the probe's p on prompts it should open on (may be empty).
+        positive: float32 [n]; the probe's p on prompts it should open on; empty: the
+            lowest threshold that keeps the rate.
         negative: For each kind of prompts it should stay shut on: p, float32 [m], m ≥ 1.
         rate: Share of each kind that may fire at most, in [0, 1).
 
