@@ -183,6 +183,20 @@ def test_a_pickle_in_disguise_is_never_loaded(folder, dump):
         Steering.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("size", [640, 896, 1152, 1408])
+def test_a_header_whose_size_reads_like_a_pickle_is_loaded(tmp_path, size):
+    """These sizes begin with 0x80 and 2 to 5, as pickles do."""
+
+    def saved(name):
+        folder = Steering({name: Additive(torch.ones(2))}).save_pretrained(tmp_path)
+        return folder, int.from_bytes((folder / "steering.safetensors").read_bytes()[:8], "little")
+
+    _, least = saved("x")
+    folder, found = saved("x" * (1 + size - least))
+    assert found == size
+    Steering.from_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from steering_zoo import FAMILIES, build, random_steering
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Affine, ProbeGate, Steering
-from equipoise.steering.verify import verify
+from equipoise.steering import verify as verifying
+
+verify = partial(verifying.verify, vllm=False)  # see test_steering_vllm.py
 
 
 def by_name(report):
@@ -27,7 +30,7 @@ def test_all_is_well(family):
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     report = verify(model, steering, strength=0.7)
     assert report.ok, report
-    assert all(check.ok for check in report.checks), report
+    assert all(check.ok for check in report.checks if check.name != "vllm"), report
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 

@@ -201,8 +201,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or start == b"PK\x03\x04":
+        start = file.read(9)
+    # A header of 640 bytes, say, starts like a pickle too; safetensors has a brace after its size.
+    pickled = start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if (pickled and start[8:] != b"{") or start[:4] == b"PK\x03\x04":
         raise SteeringError(f"{path}: this is a pickle, not safetensors; pickles are never loaded")
     try:
         return load_file(path)

@@ -80,6 +80,7 @@ def verify(
     strength: float | None = None,
     input_ids: Tensor | None = None,
     allow_mismatch: bool = False,
+    vllm: bool | None = None,
 ) -> VerifyReport:
     """Check a steering on a model: applied at every site, and the same on every path.
 
@@ -91,16 +92,20 @@ def verify(
         strength: ω; None: the recommended one.
         input_ids: int64 [rows, tokens], at least two rows without padding; None: random tokens.
         allow_mismatch: As for ``attach``.
+        vllm: Compare with vLLM too, which loads the model beside this process, twice; None: if it
+            is installed.
 
     Raises:
-        SteeringError: The steering cannot be attached to this model.
+        SteeringError: The steering cannot be attached to this model, or vLLM is not there.
     """
+    from equipoise.steering.vllm.check import vllm_checks  # it measures as this module does
+
     root = unwrap(model)
     omega = steering.info.recommended_strength if strength is None else strength
     # Checked once with its gate and fingerprint, then held open.
     steering.attach(root, omega, allow_mismatch=allow_mismatch).detach()
     ids = _random_ids(root) if input_ids is None else input_ids
-    bench = _Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
+    bench = Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
     with torch.no_grad():
         checks = (
             bench.every_site(),
@@ -110,11 +115,24 @@ def verify(
             bench.rows(),
             bench.cached(),
             bench.folded(ungated=steering.gate is None),
+            *vllm_checks(bench, ungated=steering.gate is None, wanted=vllm),
         )
     return VerifyReport(checks, omega, str(bench.base.dtype).removeprefix("torch."))
 
 
-class _Bench:
+class Bench:
+    """The model, the steering with its gate held open, and prompts to compare them on.
+
+    Attributes:
+        root: The model, with nothing attached.
+        steering: The steering.
+        strength: ω.
+        ids: int64 [rows, tokens].
+        base: The model's logits.
+        scale: The largest of them.
+        tolerance: Of a difference, as a share of ``scale``.
+    """
+
     def __init__(self, root: nn.Module, steering: Steering, strength: float, ids: Tensor) -> None:
         self.root, self.steering, self.strength, self.ids = root, steering, strength, ids
         with torch.no_grad():
@@ -123,6 +141,7 @@ class _Bench:
         self.tolerance = TOLERANCE.get(self.base.dtype, TOLERANCE[torch.bfloat16])
 
     def logits(self, ids: Tensor) -> Tensor:
+        """Of a pass without a cache."""
         return self.root(input_ids=ids, use_cache=False).logits
 
     @contextmanager
@@ -135,6 +154,7 @@ class _Bench:
             yield attachment
 
     def difference(self, one: Tensor, other: Tensor) -> float:
+        """The largest difference, as a share of the largest logit."""
         return (one.float() - other.float()).abs().max().item() / self.scale
 
     def compare(self, name: str, one: Tensor, other: Tensor, noise: float = 0.0) -> Check:
@@ -160,17 +180,20 @@ class _Bench:
         return Check("applied at every site", not missed, len(missed), 0, note)
 
     def effect(self) -> Check:
+        """The steering changes something."""
         with self.steered(self.strength):
             found = self.difference(self.logits(self.ids), self.base)
         note = "" if found else "the steered model is the base"
         return Check("effect", found > 0, found, 0.0, note)
 
     def zero(self) -> Check:
+        """At strength 0 the bits are the base's."""
         with self.steered(0.0):
             found = self.logits(self.ids)
         return Check("strength 0 is the base", *self._bits(found))
 
     def restored(self) -> Check:
+        """So they are when the steering is off again."""
         return Check("base restored", *self._bits(self.logits(self.ids)))
 
     def _bits(self, found: Tensor) -> tuple[bool, float, float]:
@@ -216,6 +239,7 @@ class _Bench:
         return torch.stack(out.logits, dim=1), whole
 
     def folded(self, *, ungated: bool) -> Check:
+        """Folded weights against the attached steering; ``ungated``: the steering has no gate."""
         name = "folded = attached"
         if not ungated or not self.steering.scope.everywhere:
             return Check(name, None, note="a gate or a token scope has no place in a checkpoint")
