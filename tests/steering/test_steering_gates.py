@@ -40,26 +40,30 @@ def unsteered(model, site, row):
 def gated(model, place, scope="all", **options):
     """A steering of blocks 1 and 2 under a probe that splits the prompts."""
     site = GATE_SITES[place].format(blocks(model))
-    last = torch.stack([unsteered(model, site, row)[-1] for row in prompts()])
-    weight = last[0] - last[1]
-    bias = -(last[[0, 1]] @ weight).mean()
+    of_prompt = [unsteered(model, site, row) for row in prompts()]
+    mean = options.get("reads") == "mean"
+    read = torch.stack([h.mean(0) if mean else h[-1] for h in of_prompt])
+    weight = read[0] - read[1]
+    bias = -(read[[0, 1]] @ weight).mean()
     gate = ProbeGate(site, weight, bias, **options)
     transforms = {
         key: t
         for key, t in random_steering(model).transforms.items()
         if not key.startswith(f"{blocks(model)}.0.")
     }
-    decisions = gate(last)
+    decisions = gate(read)
     assert gate.soft or set(decisions.tolist()) == {0.0, 1.0}
     return Steering(transforms, scope=scope, gate=gate), decisions
 
 
-@pytest.mark.parametrize("scope", ["all", "last_prompt+generated"])
+@pytest.mark.parametrize(
+    ("scope", "reads"), [("all", "last"), ("last_prompt+generated", "last"), ("all", "mean")]
+)
 @pytest.mark.parametrize("place", GATE_SITES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_row_gate_in_generation_is_the_full_recomputation(family, place, scope):
+def test_row_gate_in_generation_is_the_full_recomputation(family, place, scope, reads):
     model = build(family)
-    steering, decisions = gated(model, place, scope)
+    steering, decisions = gated(model, place, scope, reads=reads)
     wanted = [
         greedy(model, steering, row, 0.8 * d, scope, NEW)
         for row, d in zip(prompts(), decisions.tolist(), strict=True)
@@ -74,11 +78,12 @@ def test_row_gate_in_generation_is_the_full_recomputation(family, place, scope):
                 torch.testing.assert_close(logits[i], scores, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("reads", ["last", "mean"])
 @pytest.mark.parametrize("place", GATE_SITES)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_decisions_do_not_depend_on_batch_order_or_padding(place, side):
+def test_decisions_do_not_depend_on_batch_order_or_padding(place, side, reads):
     model = build("llama")
-    steering, decisions = gated(model, place, soft=True)
+    steering, decisions = gated(model, place, soft=True, reads=reads)
     with steering.applied(model) as attachment, torch.no_grad():
         for order in ([0, 1, 2], [2, 0, 1], [1]):
             ids, mask = padded([prompts()[i] for i in order], side)
@@ -174,6 +179,13 @@ def test_what_a_gate_cannot_tell_raises():
         attachment.decision = 1 - attachment.decisions
         with pytest.raises(SteeringError, match="other gate decisions"):
             model(ids[:, :1], past_key_values=copy.deepcopy(cache))
+    over_the_mean, _ = gated(model, "early", reads="mean")
+    with over_the_mean.applied(model) as attachment, torch.no_grad():
+        attachment.prompt_lengths = [10]  # one more than there are
+        with pytest.raises(SteeringError, match="whole prompt"):
+            model(ids)
+    with pytest.raises(SteeringError, match="'mean' for unit 'row'"):
+        ProbeGate("model.layers.0", torch.ones(2), unit="token", reads="mean")
     with pytest.raises(SteeringError, match="finite"):
         ProbeGate("model.layers.0", torch.tensor([float("nan")]))
     with pytest.raises(SteeringError, match="threshold"):

@@ -32,6 +32,9 @@ class Attachment:
         gate_first: Whether the gate's site comes before everything that is steered.
         uid: Tells this steering, with its parameters as they now are, from any other.
         static: Whether every token of a row is steered alike, whatever the row holds.
+        epoch: Another object after every change of the strength, or of the parameters (as seen
+            when a pass starts).
+        current: The epoch, while a pass is under way in which all tokens share one strength.
     """
 
     def __init__(
@@ -82,6 +85,9 @@ class Attachment:
         self._values: tuple[float, ...] | None = None
         # What is kept for a strength is known by the identity of this object.
         self.token = object()
+        self.epoch: object = object()
+        self.current: object | None = None
+        self.per_row = self._strength.ndim > 0
         self.off = bool((self._strength.detach() == 0).all()) and not self._strength.requires_grad
 
     @property
@@ -206,6 +212,8 @@ class Attachment:
             decision = forward.decisions.get(self.uid)
             if gate.unit == "token":
                 decision = forward.token_decisions.get(self.uid)
+            if decision is None and self.waits(forward):
+                decision = torch.zeros(forward.rows)  # of nothing: no token here is meant
             if decision is None:
                 raise SteeringError(
                     f"the gate at {gate.site} was not reached before a steered site"
@@ -226,13 +234,23 @@ class Attachment:
 
     # ---- what the runtime tells
 
+    def open_pass(self) -> None:
+        """A forward pass starts: see once, for all sites, whether the parameters changed."""
+        uid = self.steering.uid
+        if uid != self.uid:
+            self.uid, self.epoch = uid, object()
+        self.current = self.epoch if self.static and not self.per_row else None
+
+    def close_pass(self) -> None:
+        """A forward pass is over."""
+        self.current = None
+
     def begin(self, forward: Forward, given: dict[str, Any]) -> None:
         """A forward pass starts.
 
         Raises:
             SteeringError: Its cache was filled at another strength or decision.
         """
-        self.uid = self.steering.uid
         if forward.past and self.touches(forward):
             self._check_cache(forward)
         if torch.is_grad_enabled():
@@ -248,18 +266,12 @@ class Attachment:
             forward.decisions[self.uid] = forward.expand(
                 forward.decisions[self.uid], "cached gate decisions"
             )
-        elif forward.past:
+        elif forward.past and not (self.prompt_may_be_parted and forward.given_lengths is not None):
             raise SteeringError("the gate's prompt was cached before the gate was attached")
         elif not self.gate_first:
             alone = {**given, "use_cache": False, "past_key_values": None, "cache_params": None}
             alone = {name: value for name, value in alone.items() if name in given}
-            forward.decisions[self.uid] = read_rows(
-                gate,
-                self.model,
-                self.runtime,
-                lambda: self.runtime.backbone(**alone),
-                lambda _: forward,
-            )
+            forward.decisions[self.uid] = self.ask(lambda: self.runtime.backbone(**alone), forward)
 
     def _settle(self, forward: Forward, decided: Tensor) -> None:
         before = forward.decisions.get(self.uid)
@@ -301,6 +313,51 @@ class Attachment:
                 f"{n} strengths for {prompts} prompts: give one per prompt"
                 + ("" if beams > 1 else ", or one per returned sequence")
             )
+
+    @property
+    def asks_first(self) -> bool:
+        """Whether a row gate reads prompts in an unsteered pass of its own."""
+        gate = self.steering.gate
+        return gate is not None and gate.unit == "row" and not self.gate_first
+
+    def ask(self, call: Callable[[], Any], forward: Forward) -> Tensor:
+        """Row-gate decisions from an unsteered pass, which ends where the gate has read.
+
+        Set them as :attr:`decision` to steer the same prompts without asking again.
+
+        Args:
+            call: Runs the model on whole prompts.
+            forward: Tells of that pass.
+
+        Returns:
+            float32 [rows].
+        """
+        gate = self.steering.gate
+        assert gate is not None
+        return read_rows(gate, self.model, self.runtime, call, lambda _: forward)
+
+    @property
+    def prompt_may_be_parted(self) -> bool:
+        """Whether a prompt's beginning may be cached before the rest of it is known.
+
+        Not where its tokens are steered, or not, by what a row gate says of the whole prompt.
+        """
+        scope, gate = self.steering.scope, self.steering.gate
+        if "mask" in scope.parts:
+            return False
+        if gate is None or gate.unit == "token":
+            return True
+        return self.gate_first and scope.spares_beginning and self._decision is None
+
+    def waits(self, forward: Forward) -> bool:
+        """Whether a row gate decides later: this pass holds beginnings of prompts, no more.
+
+        Only where ``prompt_lengths`` were set and nothing of a beginning is steered.
+        """
+        if forward.given_lengths is None or not self.prompt_may_be_parted:
+            return False
+        index, _ = forward.layout()
+        return bool((index[:, -1] < forward.prompt_lengths() - 1).all())
 
     def reads_ahead(self, settings: Settings) -> bool:
         """Whether a row gate must read the prompt before ``generate`` feeds it."""

@@ -62,6 +62,12 @@ def fold(
     if Runtime.of(root) is not None:
         raise SteeringError("a steering is attached to the model: detach it before folding")
     check_attachable(steering, root, allow_mismatch=allow_mismatch)
+    away = next((name for name, p in root.named_parameters() if p.is_meta), None)
+    if away is not None:
+        raise SteeringError(
+            f"cannot fold a model whose weights are offloaded ({away}): load it whole, on the CPU "
+            "if need be"
+        )
     folded = as_llama_model(root) if as_llama else _copy(root)
     edits = plan(folded, steering, strength, _ways_out(root, as_llama))
     _grow_biases(folded, edits)

@@ -11,23 +11,27 @@ from typing_extensions import override
 from equipoise.errors import SteeringError
 
 Unit = Literal["row", "token"]
+Reads = Literal["last", "mean"]
 
 
 class Gate(nn.Module):
     """Base of all gates: a decision in [0, 1] from an *unsteered* activation, times ω.
 
-    A row gate reads the activation of the prompt's last token once; its decision holds for the
-    whole row, generated tokens included. A token gate decides for each token from that token.
+    A row gate reads the prompt once, its last token or the mean over its tokens; its decision holds
+    for the whole row, generated tokens included. A token gate decides for each token from that
+    token.
 
     Attributes:
         kind: Its name in an artifact.
         site: Key of the site it reads.
         unit: ``row`` or ``token``.
+        reads: Of a row gate: the prompt's ``last`` token, or the ``mean`` of its tokens.
     """
 
     kind: ClassVar[str]
     site: str
     unit: Unit
+    reads: Reads
 
     def forward(self, h: Tensor) -> Tensor:
         """Decisions, float32 [...], for activations [..., d]."""
@@ -48,10 +52,11 @@ class ProbeGate(Gate):
         threshold: A hard gate opens where p ≥ threshold.
         soft: Return p itself instead of 0 or 1.
         unit: Decide per ``row`` or per ``token``.
+        reads: The activation h of a row: of the prompt's ``last`` token, or the ``mean`` over it.
 
     Raises:
-        SteeringError: A weight that is no vector, values that are not finite, or a threshold
-            outside [0, 1].
+        SteeringError: A weight that is no vector, values that are not finite, a threshold outside
+            [0, 1], or a token gate that is to read a mean.
     """
 
     kind = "probe"
@@ -67,6 +72,7 @@ class ProbeGate(Gate):
         threshold: float = 0.5,
         soft: bool = False,
         unit: Unit = "row",
+        reads: Reads = "last",
     ) -> None:
         super().__init__()
         weight, bias = weight.detach().float(), torch.as_tensor(bias).detach().float().reshape(())
@@ -76,7 +82,13 @@ class ProbeGate(Gate):
             raise SteeringError(f"gate at {site}: threshold must be in [0, 1]; got {threshold}")
         if unit not in ("row", "token"):
             raise SteeringError(f"gate at {site}: unit must be 'row' or 'token'; got {unit!r}")
-        self.site, self.threshold, self.soft, self.unit = site, threshold, soft, unit
+        if reads != "last" and (reads != "mean" or unit == "token"):
+            raise SteeringError(
+                f"gate at {site}: reads must be 'last', or 'mean' for unit 'row'; got {reads!r} "
+                f"for unit {unit!r}"
+            )
+        self.site, self.threshold, self.soft = site, threshold, soft
+        self.unit, self.reads = unit, reads
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
@@ -99,6 +111,7 @@ class ProbeGate(Gate):
             "threshold": self.threshold,
             "soft": self.soft,
             "unit": self.unit,
+            "reads": self.reads,
         }
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address, activation
 from equipoise.steering.gates import Gate
 from equipoise.steering.reading import decide_rows
-from equipoise.steering.transforms import Coefficients, Transform, version_of
+from equipoise.steering.transforms import Coefficients, Transform
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
+
+
+class _Kept(NamedTuple):
+    """Coefficients, and what they were prepared for."""
+
+    epoch: object
+    dtype: torch.dtype
+    device: torch.device
+    batch: Any
+    versions: list[int]
+    coefficients: Coefficients
 
 
 class SiteHook:
@@ -26,41 +38,62 @@ class SiteHook:
 
     def __init__(self, attachment: Attachment, transform: Transform, address: Address) -> None:
         self.attachment, self.transform, self.address = attachment, transform, address
-        self._parameters = list(transform.parameters())
-        self._kept: tuple[Any, Coefficients] | None = None
+        # Inference tensors do not count their changes.
+        self._counted = [p for p in transform.parameters() if not p.is_inference()]
+        self._kept: _Kept | None = None
+        self._whole = address.span is None
 
     def steered(self, value: Any, module: nn.Module) -> Any:
         """The module's output (or arguments) with the activation steered; None: as it was."""
-        if not torch.compiler.is_compiling() and self._sleeps():
-            return None
+        fresh = is_compiling()
+        if not fresh:
+            attachment = self.attachment
+            if attachment.runtime.muted:
+                return None
+            fresh = torch.is_grad_enabled()
+            if not fresh:
+                # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
+                if attachment.off:
+                    return None
+                # The short way, for most calls by far. The weights that went through the caches
+                # since the last site left them cold, so every object that is looked at costs.
+                kept = self._kept
+                if (
+                    kept is not None
+                    and kept.epoch is attachment.current
+                    and type(value) is Tensor
+                    and value.dtype is kept.dtype
+                    and value.device == kept.device
+                    and self._whole
+                ):
+                    return self.transform.steer(value, kept.coefficients)
         h = activation(value, module)
         part = self.address.take(h)
-        if part.shape[-1] != self.transform.width:
-            raise SteeringError(
-                f"{self.address.path}: the steering is {self.transform.width} wide, "
-                f"the activation {part.shape[-1]}"
-            )
-        new = self.address.put(h, self.transform.steer(part, self._coefficients(part)))
+        new = self.address.put(h, self._steered(part, fresh))
         return (new, *value[1:]) if isinstance(value, tuple) else new
 
-    def _sleeps(self) -> bool:
-        attachment = self.attachment
-        if attachment.runtime.muted:
-            return True
-        # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
-        return attachment.off and not torch.is_grad_enabled()
+    def _steered(self, h: Tensor, fresh: bool) -> Tensor:
+        if h.shape[-1] != self.transform.width:
+            raise SteeringError(
+                f"{self.address.path}: the steering is {self.transform.width} wide, "
+                f"the activation {h.shape[-1]}"
+            )
+        if fresh:
+            return self.transform(h, self.attachment.factor(h, self.address.path))
+        if not self.attachment.static:
+            factor = self.attachment.factor(h, self.address.path)
+            return self.transform.steer_tokens(h, factor.to(h))
+        return self.transform.steer(h, self._coefficients(h))
 
     def _coefficients(self, h: Tensor) -> Coefficients:
         attachment = self.attachment
-        if torch.compiler.is_compiling() or not attachment.static or torch.is_grad_enabled():
-            return self.transform.prepare(attachment.factor(h, self.address.path), h)
-        rows = attachment.batch(h) if attachment.strength.ndim else None
-        versions = [version_of(p) for p in self._parameters]
-        state = (attachment.token, h.dtype, h.device, rows, versions)
-        if self._kept is None or self._kept[0] != state:
+        batch = attachment.batch(h) if attachment.per_row else None
+        versions = [p._version for p in self._counted]
+        state = (attachment.epoch, h.dtype, h.device, batch, versions)
+        if self._kept is None or self._kept[:-1] != state:
             factor = attachment.factor(h, self.address.path)
-            self._kept = (state, self.transform.prepare(factor, h))
-        return self._kept[1]
+            self._kept = _Kept(*state, self.transform.prepare(factor, h))
+        return self._kept.coefficients
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": None}
@@ -95,7 +128,8 @@ class GateHook:
         if forward is None or self.attachment.runtime.muted:
             return
         uid = self.attachment.uid
-        if self.gate.unit == "row" and uid in forward.decisions:
+        decides = self.gate.unit == "row"
+        if decides and (uid in forward.decisions or self.attachment.waits(forward)):
             return
         h = self.address.take(activation(args if self.address.input else output, module))
         if self.gate.unit == "row":

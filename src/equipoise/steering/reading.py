@@ -16,6 +16,8 @@ from equipoise.steering.gates import Gate
 if TYPE_CHECKING:
     from equipoise.steering.runtime import Runtime
 
+_PARTED = "a row gate needs the whole prompt in one pass (set attachment.decision to go on)"
+
 
 def read_rows(
     gate: Gate,
@@ -83,13 +85,24 @@ def decide_rows(gate: Gate, h: Tensor, forward: Forward) -> Tensor:
     """A row gate's decisions from activations [rows, tokens, d], float32 [rows].
 
     Raises:
-        SteeringError: A prompt's last token is not in this pass.
+        SteeringError: Not all that it reads of the prompts is in this pass.
     """
-    column, here = forward.last_prompt_token()
-    if not bool(here.all()):
-        raise SteeringError(
-            "a row gate needs the whole prompt in one pass (set attachment.decision to go on)"
-        )
-    rows = torch.arange(forward.rows, device=h.device)
     with torch.no_grad():
+        if gate.reads == "mean":
+            return gate(_prompt_mean(h, forward))
+        column, here = forward.last_prompt_token()
+        if not bool(here.all()):
+            raise SteeringError(_PARTED)
+        rows = torch.arange(forward.rows, device=h.device)
         return gate(h[rows, column.to(h.device)])
+
+
+def _prompt_mean(h: Tensor, forward: Forward) -> Tensor:
+    """Mean over the tokens of each prompt, float32 [rows, d]."""
+    index, real = forward.layout()
+    lengths = forward.prompt_lengths()
+    inside = real & (index < lengths[:, None])
+    if bool((inside.sum(1) != lengths).any()):
+        raise SteeringError(_PARTED)
+    inside, lengths = inside.to(h.device), lengths.to(h.device)
+    return h.float().masked_fill(~inside[..., None], 0.0).sum(1) / lengths[:, None]

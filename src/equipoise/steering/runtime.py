@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 _SLOT = "_equipoise_runtime"
 
 
+class _PerThread(threading.local):
+    """What a thread's own pass through the model is about."""
+
+    forward: Forward | None = None
+    generation: Generation | None = None
+    root_mask: Tensor | None = None
+
+
 class Runtime:
     """Lives on the language backbone from the first attachment to the last.
 
@@ -43,7 +51,8 @@ class Runtime:
         self.attachments: list[Attachment] = []
         self.prompt_lengths: Tensor | None = None
         self._thread = threading.get_ident()
-        self._local = threading.local()
+        self._local = _PerThread()
+        self._muted: list[int] = []  # threads that read the unsteered model just now
         self._names = list(inspect.signature(backbone.forward).parameters)
         self._proxied: list[nn.Module] = []
         self._handles = [
@@ -89,28 +98,30 @@ class Runtime:
     @property
     def forward(self) -> Forward | None:
         """The forward pass this thread is in (or was last in)."""
-        return getattr(self._local, "forward", None)
+        return self._local.forward
 
     @property
     def muted(self) -> bool:
         """Whether this thread reads the unsteered model just now."""
-        return getattr(self._local, "muted", False)
+        return bool(self._muted) and threading.get_ident() in self._muted
 
     @contextmanager
     def mute(self) -> Iterator[None]:
         """Run the model unsteered in this thread."""
         before = self.forward
-        self._local.muted = True
+        self._muted.append(threading.get_ident())
         try:
             yield
         finally:
-            self._local.muted = False
+            self._muted.remove(threading.get_ident())
             self._local.forward = before
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pass of the backbone starts."""
         if self.muted:
             return
+        for attachment in self.attachments:
+            attachment.open_pass()
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         tokens = given.get("input_ids")
         if tokens is None:
@@ -124,7 +135,7 @@ class Runtime:
         mask = given.get("attention_mask")
         flat = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         if flat is None and generation is None:
-            flat = getattr(self._local, "root_mask", None)
+            flat = self._local.root_mask
         forward = Forward(
             rows=tokens.shape[0],
             tokens=tokens.shape[1],
@@ -146,7 +157,7 @@ class Runtime:
     def _check_no_stranger(self, forward: Forward) -> None:
         if forward.stamp is None:
             return
-        here = {attachment.steering.uid for attachment in self.attachments}
+        here = {attachment.uid for attachment in self.attachments}
         for uid, values in forward.stamp.strengths.items():
             if uid not in here and any(values):
                 raise SteeringError(
@@ -160,6 +171,8 @@ class Runtime:
         if forward is None or self.muted:
             return
         self._local.root_mask = None
+        for attachment in self.attachments:
+            attachment.close_pass()
         cache = cache_of(output)
         if cache is None:
             return
@@ -174,7 +187,7 @@ class Runtime:
     @property
     def generation(self) -> Generation | None:
         """The ``generate`` call this thread is in."""
-        return getattr(self._local, "generation", None)
+        return self._local.generation
 
     @contextmanager
     def generating(self, generation: Generation) -> Iterator[None]:
@@ -196,7 +209,8 @@ class Runtime:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._local = threading.local()
+        self._local = _PerThread()
+        self._muted = []
         self._thread = threading.get_ident()
 
 

@@ -69,6 +69,11 @@ class Scope:
         return "all" in self.parts
 
     @property
+    def spares_beginning(self) -> bool:
+        """Whether no prompt token before the last is ever meant."""
+        return self.parts <= {"last_prompt", "generated"} and self.positions is None
+
+    @property
     def spares_prompt(self) -> bool:
         """Whether no prompt token is ever meant."""
         return self.parts == {"generated"} and self.positions is None

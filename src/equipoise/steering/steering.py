@@ -25,7 +25,7 @@ from equipoise.steering.info import Parameters, SteeringInfo
 from equipoise.steering.preflight import check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
-from equipoise.steering.transforms import Affine, Transform, version_of
+from equipoise.steering.transforms import Affine, Transform
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -63,7 +63,8 @@ class Steering:
         self.gate = gate
         self.info = info or SteeringInfo()
         self._name = uuid.uuid4().hex
-        self._all = list(self.parameters())  # kept: asked for at every pass
+        # Kept, for they are asked at every pass; inference tensors do not count their changes.
+        self._counted = [p for p in self.parameters() if not p.is_inference()]
 
     @classmethod
     def identity(
@@ -150,7 +151,7 @@ class Steering:
     @property
     def uid(self) -> str:
         """Names this steering and the state of its parameters, within this process."""
-        return f"{self._name}.{sum(map(version_of, self._all))}"
+        return f"{self._name}.{sum(p._version for p in self._counted)}"
 
     def structure(self) -> dict[str, Any]:
         """All but the tensors, as JSON: transforms by site, scope, gate."""
@@ -175,7 +176,8 @@ class Steering:
         """Steer a model from now on.
 
         Args:
-            model: A :class:`Model`, or any transformers causal LM or VLM.
+            model: A :class:`Model`, or any transformers causal LM or VLM, also compiled or wrapped
+                in DistributedDataParallel.
             strength: ω: a number, or one per row of the batch.
             allow_mismatch: Take a model of other weights than the steering was made for.
 
@@ -184,6 +186,8 @@ class Steering:
         """
         root = unwrap(model)
         root = getattr(root, "_orig_mod", root)
+        if isinstance(root, nn.parallel.DistributedDataParallel):
+            root = root.module
         sites = check_attachable(self, root, allow_mismatch=allow_mismatch)
         return Attachment(
             self, root, language_backbone(root)[1], sites, strength, precedes(self, root)

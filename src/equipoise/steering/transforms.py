@@ -47,14 +47,18 @@ class Transform(nn.Module):
         """The steered activation; same shape and dtype as ``h`` [..., d]."""
         raise NotImplementedError
 
+    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
+        """``forward`` for a strength of every token; allocates one activation.
+
+        Args:
+            h: The activation [..., d]; without autograd.
+            strength: ω, in the dtype and on the device of ``h``, [..., 1].
+        """
+        raise NotImplementedError
+
     def forward(self, h: Tensor, strength: Tensor) -> Tensor:
         """``steer`` with freshly prepared coefficients."""
         return self.steer(h, self.prepare(strength, h))
-
-
-def version_of(parameter: Tensor) -> int:
-    """Counts the in-place changes of a parameter (not those through ``.data``)."""
-    return 0 if parameter.is_inference() else parameter._version
 
 
 def _vector(value: Tensor, name: str) -> nn.Parameter:
@@ -76,6 +80,18 @@ def _affine(h: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tens
     out = torch.addcmul(h, h, gain)
     # The sum above is ours alone, so the shift needs no third activation.
     return out if shift is None else out.add_(shift)
+
+
+def _affine_tokens(
+    h: Tensor, strength: Tensor, slope: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
+    if slope is None:
+        return h if bias is None else torch.addcmul(h, strength, bias.to(h))
+    # The strength goes first: where it is 0, nothing can overflow.
+    out = (h * strength).mul_(slope.to(h))
+    if bias is not None:
+        out.addcmul_(strength, bias.to(h))
+    return out.add_(h)
 
 
 class Affine(Transform):
@@ -114,6 +130,10 @@ class Affine(Transform):
             return torch.addcmul(shift, h, gain)
         return _affine(h, gain, shift)
 
+    @override
+    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
+        return _affine_tokens(h, strength, self.a, self.b)
+
 
 class Additive(Transform):
     """ĥ = h + ω v, a steering vector.
@@ -137,6 +157,10 @@ class Additive(Transform):
     def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
         return _affine(h, None, *coefficients)
 
+    @override
+    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
+        return _affine_tokens(h, strength, None, self.v)
+
 
 class Scale(Transform):
     """ĥ = (1 + ω (s − 1)) ⊙ h: the activation times s at full strength.
@@ -159,6 +183,10 @@ class Scale(Transform):
     @override
     def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
         return _affine(h, *coefficients)
+
+    @override
+    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
+        return _affine_tokens(h, strength, self.s - 1)
 
 
 class Replace(Transform):
@@ -185,6 +213,10 @@ class Replace(Transform):
         assert value is not None
         assert strength is not None
         return torch.lerp(h, value.expand_as(h), strength.expand_as(h))
+
+    @override
+    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
+        return self.steer(h, (self.v.to(h), strength))
 
 
 TRANSFORMS: dict[str, type[Transform]] = {c.kind: c for c in (Affine, Additive, Scale, Replace)}
