@@ -1,11 +1,11 @@
 """Real input: two pretrained models and a real data set through the ordinary loop.
 
-(a) imdb-5m, trained on film reviews, whose bias nobody planted, on ``pronouns`` (a0: without
-    holding the anchors' decisions);
+(a) imdb-5m, trained on film reviews, whose bias nobody planted, on ``pronouns``: under a gate,
+    without one (a1), and without one nor holding the anchors' decisions (a0);
 (b) TinyStories-656K, a published model, through the same command;
 (c) the bundled model on SynthBias.
 
-    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [a0] [b] [c]
+    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [a1] [a0] [b] [c]
 
 Prints one table per part, with n and 95 % intervals; the targets stand beside the figures.
 """
@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,8 +90,8 @@ FILM_REVIEWS = {
 """Longer than the default, with more anchors: text must stay as it is."""
 
 
-def film_reviews(decision_weight: float = 1.0) -> None:
-    """(a) A bias nobody planted; without holding the anchors' decisions where the weight is 0."""
+def film_reviews(**settings: Any) -> None:
+    """(a) A bias nobody planted; ``settings`` of DSO beside those above."""
     model, task = load(str(ROOT / "imdb-5m")), load_task("pronouns")
     stories = tuple(json.loads((ROOT / "text/tinystories_1000.json").read_text())[:200])
     started = time.perf_counter()
@@ -100,12 +101,13 @@ def film_reviews(decision_weight: float = 1.0) -> None:
         strengths=STRENGTHS,
         capability=[load_capability(f"perplexity:{ROOT}/text/wikitext_1000.json")],
         anchors=Anchors((), stories),
-        decision_weight=decision_weight,
         **FILM_REVIEWS,
+        **settings,
     )
     seconds = time.perf_counter() - started
-    print(f"(a) imdb-5m on pronouns, decision weight {decision_weight:g}, {seconds:.0f} s")
-    print("  ", *result.data["notes"])
+    print(f"(a) imdb-5m on pronouns, {settings or 'no gate'}, {seconds:.0f} s")
+    for note in result.data["notes"]:
+        print("  ", note)
     show(result)
     base, full = result.row(0.0), result.row(1.0)
     for name, before, after in (
@@ -139,7 +141,8 @@ def synthbias() -> None:
 def main() -> None:
     """Run the parts named on the command line, or all."""
     parts = {
-        "a": film_reviews,
+        "a": functools.partial(film_reviews, gate="hard"),
+        "a1": film_reviews,
         "a0": functools.partial(film_reviews, decision_weight=0.0),
         "b": tiny_stories,
         "c": synthbias,

@@ -37,9 +37,9 @@ class DSOConfig(MethodConfig):
 
     # KL to the base, per pool, in nats per decision.
     kl_control: Literal["projection", "dual"] = "projection"
-    kl_weight: float = Field(0.2, ge=0, description="fixed penalty (projection)")
+    kl_weight: float = Field(0.5, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
-    kl_anchor: float = Field(0.03, gt=0, description="budget on anchors")
+    kl_anchor: float = Field(0.05, gt=0, description="budget on anchors")
     decision_weight: float = Field(
         1.0, ge=0, description="weight of the KL among an anchor's options, beside the vocabulary's"
     )
@@ -68,9 +68,9 @@ class DSOConfig(MethodConfig):
     force_gate: bool = Field(False, description="use a gate even if it cannot beat chance")
 
     # Optimisation.
-    steps: int = Field(90, ge=1)
-    twins_per_step: int = Field(12, ge=1, description="twins of ambiguous items a step")
-    anchors_per_step: int = Field(14, ge=1, description="anchors a step")
+    steps: int = Field(140, ge=1)
+    twins_per_step: int = Field(8, ge=1, description="twins of ambiguous items a step")
+    anchors_per_step: int = Field(8, ge=1, description="anchors a step")
     learning_rate: float = Field(3e-2, gt=0)
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
