@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
@@ -429,3 +431,27 @@ def plug_in(decisions: Decisions) -> float:
     found = per_occupation_bias(decisions)
     assert found is not None
     return found.plug_in
+
+
+# ---- how options are scored
+
+
+def test_a_fit_scores_options_as_they_will_be_measured(tiny: Model) -> None:
+    """Options of several tokens: the policy is the softmax of their means where these count."""
+    task = small_task()
+    longer = [
+        replace(item, options=(f"{item.options[0]} of the old town", *item.options[1:]))
+        for item in task.items
+    ]
+    task = replace(task, items=tuple(longer))
+    config = DSOConfig(**SMALL)
+    trainer = Trainer(request(tiny, task, normalise="mean"), config)
+    (means,) = decide(tiny, trainer.items, normalise="mean")
+    (sums,) = decide(tiny, trainer.items)
+    assert not np.allclose(means.scores, sums.scores, atol=0.1)
+    assert np.allclose(trainer.ambiguous.options.numpy(), means.scores, atol=1e-4)
+    steering = trainer.run().steering
+    (steered,) = decide(tiny, trainer.items, steering=steering, strengths=[1.0], normalise="mean")
+    with steering.applied(tiny, strength=1.0) as trainer._attachment:
+        rows = range(len(trainer.items))
+        assert np.allclose(trainer._forward(rows)[0].detach().numpy(), steered.scores, atol=1e-4)

@@ -141,7 +141,7 @@ def load_steering(options: SteeringOptions) -> Steering:
     return steering
 
 
-def measure_settings(options: MeasureOptions, seed: int) -> Settings:
+def measure_settings(options: MeasureOptions, task: TaskOptions, seed: int) -> Settings:
     """How decisions are measured."""
     from equipoise.fairness.benchmarks import load_scorer
     from equipoise.study import Settings
@@ -149,7 +149,7 @@ def measure_settings(options: MeasureOptions, seed: int) -> Settings:
     load_scorer(options.scorer)  # an unknown one is said before the model is loaded
     return Settings(
         temperature=options.temperature,
-        normalise=options.score,
+        normalise=task.score,
         fair_decoding=options.fair_decoding,
         hash_seed=seed,
         batch_tokens=options.batch_tokens,

@@ -182,6 +182,9 @@ class TaskOptions(Options):
     data: _Data = None
     task_options: _TaskOptions = {}
     limit: _Limit = None
+    score: Literal["sum", "mean"] = Field(
+        "sum", description="sum or mean of an option's token log-probabilities"
+    )
     capability: Annotated[
         tuple[str, ...], Flag("NAME[:PATH]", many=True), BeforeValidator(_several)
     ] = Field((), description="what must not be lost; `builtin` for a builtin: model")
@@ -207,9 +210,6 @@ class MeasureOptions(Options):
     """How decisions are measured."""
 
     panel: ClassVar[str] = "Measure"
-    score: Literal["sum", "mean"] = Field(
-        "sum", description="sum or mean of an option's token log-probabilities"
-    )
     temperature: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="also report the bias at this temperature"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
 from equipoise.decisions.ladder import BATCH_TOKENS, Progress, climb
+from equipoise.decisions.score import Normalise
 from equipoise.models import Model
 from equipoise.tasks.item import Item
 
@@ -24,7 +25,7 @@ def decide(
     *,
     steering: Steering | None = None,
     strengths: Sequence[float] = (0.0,),
-    normalise: Literal["sum", "mean"] = "sum",
+    normalise: Normalise = "sum",
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> list[Decisions]:
@@ -51,9 +52,7 @@ def decide(
     scores = np.full((len(strengths), len(rows), width), -np.inf)
     kl = np.zeros((len(strengths), len(rows)))
     for index, found, divergence in climb(model, rows, steering, strengths, batch_tokens, progress):
-        options = found.options
-        if normalise == "mean":
-            options = options / found.lengths.clamp(min=1)
+        options = found.scored(normalise)
         table = options.double().cpu().numpy().reshape(len(index), -1, options.shape[1])
         for k in range(len(strengths)):
             scores[k, index, : options.shape[1]] = table[:, k]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from equipoise.decisions.suffixes import distinct_beginnings, second_pass
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
     from equipoise.steering.attachment import Attachment
+
+Normalise = Literal["sum", "mean"]
+"""Whether an option's score is the sum or the mean of its tokens' log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Scores:
     nodes: Tensor
     row: Tensor
     weight: Tensor
+
+    def scored(self, normalise: Normalise) -> Tensor:
+        """float32 [B, K]: the sum of each option's token log-probabilities, or their mean."""
+        return self.options if normalise == "sum" else self.options / self.lengths.clamp(min=1)
 
     def kl(self, base: Tensor) -> Tensor:
         """KL(self ‖ base) over the full vocabulary, in nats, float32 [B].

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.steering import Steering
@@ -67,6 +68,7 @@ class FitRequest:
         seed: Every random choice follows from it.
         progress: Told after each step.
         checkpoint: Where to keep what a resumed fit needs; None keeps nothing.
+        normalise: How an option is scored, as it will be measured.
     """
 
     model: Model
@@ -76,6 +78,7 @@ class FitRequest:
     seed: int = 0
     progress: Progress | None = None
     checkpoint: Path | None = None
+    normalise: Normalise = "sum"
 
 
 @dataclass(frozen=True)

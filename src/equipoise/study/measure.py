@@ -12,6 +12,7 @@ from equipoise import fairness
 from equipoise.decisions import Decisions
 from equipoise.decisions.decide import BATCH_TOKENS, Progress, TextScores, decide, score_texts
 from equipoise.decisions.decode import seeded_hash
+from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
@@ -36,7 +37,7 @@ class Settings:
     """
 
     temperature: float = 1.0
-    normalise: str = "sum"
+    normalise: Normalise = "sum"
     fair_decoding: bool = True
     hash_seed: int = 0
     batch_tokens: int = BATCH_TOKENS
@@ -125,7 +126,7 @@ def measure(
         everything,
         steering=steering,
         strengths=ladder,
-        normalise="mean" if settings.normalise == "mean" else "sum",
+        normalise=settings.normalise,
         batch_tokens=settings.batch_tokens,
         progress=progress,
     )

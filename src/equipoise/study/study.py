@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.methods.method import Progress, evenly, some_items
@@ -100,6 +101,7 @@ def fit_outcome(
     capability: Sequence[Capability] = (),
     anchors: Anchors | None = None,
     seed: int = 0,
+    normalise: Normalise = "sum",
     checkpoint: str | Path | None = None,
     report: Report | None = None,
     **config: Any,
@@ -113,6 +115,7 @@ def fit_outcome(
         capability: Their train parts are anchors.
         anchors: More of them.
         seed: Every random choice follows from it.
+        normalise: Sum or mean of an option's token log-probabilities, as it will be measured.
         checkpoint: Folder for what an interrupted fit resumes from.
         report: Told of progress.
         **config: Settings of the method.
@@ -129,6 +132,7 @@ def fit_outcome(
         seed,
         _fit_progress(report),
         Path(checkpoint) if checkpoint else None,
+        normalise,
     )
     settings = chosen.configure(**config)
     outcome = chosen.fit(request, settings)
@@ -228,6 +232,7 @@ def run(
         capability=capability,
         anchors=anchors,
         seed=seed,
+        normalise=(settings or Settings()).normalise,
         checkpoint=checkpoint,
         report=report,
         **config,

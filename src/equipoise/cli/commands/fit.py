@@ -46,6 +46,7 @@ def fit(
                 capability=capability,
                 anchors=anchors,
                 seed=common.seed,
+                normalise=task.score,
                 checkpoint=folder.checkpoint,
                 report=report,
                 **method_settings,

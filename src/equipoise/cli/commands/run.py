@@ -36,7 +36,7 @@ def run(
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
         anchors = inputs.load_anchors(fit)
-        settings = inputs.measure_settings(measure, common.seed)
+        settings = inputs.measure_settings(measure, task, common.seed)
         loaded = inputs.load_model(model, terminal)
         with terminal.progress(resuming=folder.resumable) as report:
             result, steering = study.run(

@@ -35,7 +35,7 @@ def sweep(
         task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
-        settings = inputs.measure_settings(measure, common.seed)
+        settings = inputs.measure_settings(measure, task, common.seed)
         loaded = inputs.load_model(model, terminal)
         with terminal.progress() as report:
             result = study.sweep(

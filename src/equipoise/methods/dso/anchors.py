@@ -13,8 +13,7 @@ from equipoise.decisions.score import Scores, score
 from equipoise.methods.dso import objective
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.pools import Pool, item_pool, text_pool
-from equipoise.methods.method import Anchors
-from equipoise.models import Model
+from equipoise.methods.method import FitRequest
 from equipoise.steering import Attachment
 
 
@@ -35,15 +34,15 @@ class AnchorPools:
         opens: What a row gate says of each item and of each text, float32; None without one.
     """
 
-    def __init__(self, model: Model, anchors: Anchors, config: DSOConfig, seed: int) -> None:
-        self.model, self.config = model, config
-        self.items = item_pool(model, anchors.items)
+    def __init__(self, request: FitRequest, config: DSOConfig) -> None:
+        self.model, self.config, self.normalise = request.model, config, request.normalise
+        self.items = item_pool(self.model, request.anchors.items, self.normalise)
         self.texts = text_pool(
-            model,
-            anchors.texts,
+            self.model,
+            request.anchors.texts,
             length=config.text_length,
             positions=config.text_positions,
-            seed=seed,
+            seed=request.seed,
         )
         self.opens: tuple[Tensor | None, Tensor | None] = (None, None)
 
@@ -107,7 +106,8 @@ class AnchorPools:
         if pool.rows[index[0]].is_text or self.config.decision_weight == 0:
             return kl
         base = pool.options[list(index)]
-        decided = objective.decision_kl(of_width(found.options, base.shape[1]), base)
+        options = of_width(found.scored(self.normalise), base.shape[1])
+        decided = objective.decision_kl(options, base)
         return kl + self.config.decision_weight * decided
 
 

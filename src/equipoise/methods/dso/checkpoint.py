@@ -38,6 +38,7 @@ def digest(request: FitRequest, config: DSOConfig) -> str:
         "texts": hashlib.sha256("\0".join(request.anchors.texts).encode()).hexdigest(),
         "config": config.model_dump(),
         "seed": request.seed,
+        "normalise": request.normalise,
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

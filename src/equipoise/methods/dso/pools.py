@@ -12,7 +12,7 @@ from torch import Tensor
 from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
-from equipoise.decisions.score import score
+from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item
@@ -37,9 +37,9 @@ class Pool:
         return len(self.rows)
 
 
-def item_pool(model: Model, items: Sequence[Item]) -> Pool:
+def item_pool(model: Model, items: Sequence[Item], normalise: Normalise = "sum") -> Pool:
     """Encode items and score them with the base model."""
-    return _with_base(model, [encode_item(model, item) for item in items])
+    return _with_base(model, [encode_item(model, item) for item in items], normalise)
 
 
 def text_pool(
@@ -52,17 +52,17 @@ def text_pool(
         for row in encode_text(model, text, window=length)[:1]:
             order = torch.randperm(len(row.positions), generator=generator)[:positions]
             rows.append(replace(row, positions=tuple(sorted(order.tolist()))))
-    return _with_base(model, rows)
+    return _with_base(model, rows, "sum")
 
 
-def _with_base(model: Model, rows: Sequence[Encoded]) -> Pool:
+def _with_base(model: Model, rows: Sequence[Encoded], normalise: Normalise) -> Pool:
     width = max((len(row.suffixes) for row in rows), default=1) or 1
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
     nodes: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
         for index in batches(rows, BATCH_TOKENS):
             found = score(model.hf, [rows[i] for i in index])
-            options[index, : found.options.shape[1]] = found.options
+            options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):
                 nodes[i] = found.nodes[found.row == j].to(model.hf.dtype)
     return Pool(tuple(rows), tuple(nodes), options)

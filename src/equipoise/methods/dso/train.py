@@ -54,8 +54,8 @@ class Trainer:
         self.request, self.config = request, config
         model = self.model = request.model
         self.items = _ambiguous_items(request)
-        self.ambiguous = item_pool(model, self.items)
-        self.anchors = AnchorPools(model, request.anchors, config, request.seed)
+        self.ambiguous = item_pool(model, self.items, request.normalise)
+        self.anchors = AnchorPools(request, config)
         width = self.ambiguous.options.shape[1]
         self.labels = Labels.of(self.items, request.task.target, width)
         self.draws = Stratified(self.items)
@@ -182,7 +182,8 @@ class Trainer:
         opens = None if self._opens is None else self._opens[rows]
         found = score(self.model.hf, encoded, attachment=self._attachment, decisions=opens)
         kl = found.kl(base_nodes(self.ambiguous, rows, found))
-        return of_width(found.options, self.labels.abstain.shape[1]), kl.mean()
+        options = found.scored(self.request.normalise)
+        return of_width(options, self.labels.abstain.shape[1]), kl.mean()
 
     def _rewards(
         self,
