@@ -214,7 +214,7 @@ class MeasureOptions(Options):
         1.0, ge=0, allow_inf_nan=False, description="also report the bias at this temperature"
     )
     fair_decoding: bool = Field(True, description="also report seeded-hash decoding")
-    batch_tokens: int = Field(2048, ge=1, description="tokens per forward pass")
+    batch_tokens: int = Field(4096, ge=1, description="tokens per forward pass")
     scorer: str = Field("lexicon", description="what judges free text")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in free text")
 

@@ -71,11 +71,9 @@ def encode_item(model: Model, item: Item) -> Encoded:
     context = text if model.chat else text.rstrip()
     gap = "" if model.chat else text[len(context) :] or " "
     special = not model.chat  # a chat template brings its own
-    boundary = len(model.tokenizer.encode(context, add_special_tokens=special))
-    wholes = [
-        model.tokenizer.encode(context + gap + option, add_special_tokens=special)
-        for option in item.options
-    ]
+    texts = [context, *(context + gap + option for option in item.options)]
+    alone, *wholes = model.tokenizer(texts, add_special_tokens=special)["input_ids"]
+    boundary = len(alone)
     if len({tuple(whole) for whole in wholes}) < len(wholes):
         raise EquipoiseError(f"item {item.id!r}: two options have the same tokens")
     if boundary == 0:
