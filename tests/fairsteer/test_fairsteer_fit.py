@@ -288,15 +288,17 @@ def test_a_vector_without_length(tiny: Model) -> None:
 
 
 def test_letters_that_tokenise_apart(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = type(tiny.tokenizer).encode
+    original = type(tiny.tokenizer).__call__
 
-    def apart(self: Any, text: str, **kwargs: Any) -> Any:
-        ids = original(self, text, **kwargs)
-        if text.endswith((": A", ": B", ": C")):
-            ids = [*ids[:-1], ids[1], ids[-1]]
-        return ids
+    def apart(self: Any, texts: list[str], **kwargs: Any) -> Any:
+        out = original(self, texts, **kwargs)
+        for row, text in enumerate(texts):
+            if text.endswith((": A", ": B", ": C")):
+                ids = out["input_ids"][row]
+                out["input_ids"][row] = [*ids[:-1], ids[1], ids[-1]]
+        return out
 
-    monkeypatch.setattr(type(tiny.tokenizer), "encode", apart)
+    monkeypatch.setattr(type(tiny.tokenizer), "__call__", apart)
     with pytest.raises(EquipoiseError, match=r"reads the letter '[ABC]' after .* as 2 tokens"):
         fit(tiny, layer=0)
 
