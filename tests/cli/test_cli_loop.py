@@ -40,7 +40,8 @@ def test_run_leaves_results_report_steering_and_config(cli, checkpoint, task_fil
     for place in ("out/", "report.html", "results.json"):
         assert place in done.out
     phases = [line.split()[0] for line in done.err.splitlines()]
-    assert phases == ["loading", "fit", "choose", "sweep"]  # a line each where there is no terminal
+    # A line each where there is no terminal.
+    assert phases == ["loading", "base", "fit", "hold", "choose", "sweep"]
 
 
 def test_config_of_a_run_repeats_it(cli, checkpoint, task_file):

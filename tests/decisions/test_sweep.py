@@ -166,6 +166,11 @@ def test_progress_counts_every_item_once(tiny: Model) -> None:
     decide(tiny, ITEMS, strengths=[0.0], batch_tokens=20, progress=done.append)
     assert sum(done) == len(ITEMS)
     assert len(done) > 1
+    done.clear()
+    texts = ["The nurse said that she left. " * 9, "x", "", "He left."]
+    score_texts(tiny, texts, window=12, batch_tokens=20, progress=done.append)
+    assert sum(done) == len(texts)
+    assert done[-1] == 1  # the longest one ends last
 
 
 def test_texts_are_swept_alike(tiny: Model) -> None:

@@ -16,7 +16,9 @@ from equipoise.decisions.decide import decide, score_texts
 from equipoise.decisions.sample import sample_answers, sample_log_probs
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.dso import train
+from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.passes import Draw
+from equipoise.methods.dso.train import Trainer
 from equipoise.models import Model
 from equipoise.steering import Steering
 
@@ -72,7 +74,7 @@ def test_gate_layer_and_refusals(tiny: Model) -> None:
 
 def asking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows the gate is asked about, pass by pass."""
-    from equipoise.steering import attachment as module
+    from equipoise.steering import row_gate as module
 
     rows: list[int] = []
     read = module.read_rows
@@ -118,11 +120,26 @@ def test_asking_once_changes_nothing(
         return [*values, read.log_probability]
 
     once = everything()
-    score, shut = train.score, {"decisions": None}
-    monkeypatch.setattr(train, "score", lambda *a, **k: score(*a, **k | shut))
     monkeypatch.setattr(ladder, "row_decisions", lambda *a, **k: None)
     for a, b in zip(once, everything(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_a_step_under_a_gate_asked_beforehand(tiny: Model, gate: str) -> None:
+    """What was asked before the fit is what the gate says within a step's pass."""
+    trainer = Trainer(asked(tiny), DSOConfig(steps=2, gate=gate, force_gate=True))
+    trainer.run()
+    with trainer.state.steering.applied(tiny, strength=1.0) as trainer._attachment:
+        trainer._ask_gate()
+        rows = list(range(len(trainer.items)))
+        told, asks = (
+            trainer._read([Draw(trainer.ambiguous, rows, torch.ones(len(rows)), opens)])
+            for opens in (trainer._opens, None)
+        )
+    torch.testing.assert_close(told.options, asks.options, atol=1e-5, rtol=0)
+    torch.testing.assert_close(told.kl, asks.kl, atol=1e-5, rtol=0)
+    assert told.kl.max() > 1e-6
 
 
 # ---- free text

@@ -18,6 +18,7 @@ from equipoise.errors import EquipoiseError
 from equipoise.fairness import per_occupation_bias
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.passes import Draw
 from equipoise.methods.dso.pools import Stratified
 from equipoise.methods.dso.train import Trainer
 from equipoise.models import Model
@@ -73,12 +74,10 @@ def test_base_is_read_once(tiny: Model) -> None:
         tiny,
         {"estimator": "ppo"},
         anchors=Anchors(small_task().split("train")[-4:], TEXTS),
-        progress=lambda step, of, figures: passes.append(f"step {step}"),
+        report=lambda phase, step, of, figures: passes.append(f"{phase} {step}"),
     )
-    first, last = passes.index("step 1"), passes.index("step 6")
-    assert (
-        passes[first:last].count("steered") == 5 * 2 * 3
-    )  # steps × epochs × (ambiguous, items, texts)
+    first, last = passes.index("fit 1"), passes.index("fit 6")
+    assert passes[first:last].count("steered") == 5 * 2 * 2  # steps × epochs × (items, texts)
     assert "base" not in passes[first:last]
     assert "base" in passes[:first]
 
@@ -113,6 +112,50 @@ def test_every_step_draws_anew(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(set(drawn)) == 6
 
 
+# ---- what a step is made of
+
+
+@pytest.mark.parametrize("settings", [{}, {"estimator": "reinforce"}, {"gate": "soft"}])
+def test_a_step_in_chunks_is_the_step(tiny: Model, settings: dict[str, Any]) -> None:
+    """Rows read chunk by chunk, in bounded memory, give the gradient of one pass over all."""
+    gradients = []
+    for batch_tokens in (4096, 60, 1):
+        config = DSOConfig(
+            **SMALL | settings, batch_tokens=batch_tokens, force_gate=True, gate_layer=0
+        )
+        anchors = Anchors(small_task().split("train")[-4:], TEXTS)
+        trainer = Trainer(request(tiny, small_task(), anchors=anchors), config)
+        for transform in trainer.state.steering.transforms.values():
+            torch.nn.init.normal_(transform.a, std=0.1, generator=torch.Generator().manual_seed(0))
+        with trainer.state.steering.applied(tiny, strength=1.0) as trainer._attachment:
+            trainer._ask_gate()
+            figures = trainer._step()
+        parameters = trainer.state.steering.parameters()
+        gradients.append((figures, [p.grad for p in parameters if p.grad is not None]))
+    (whole, expected), *others = gradients
+    assert sum(float(g.abs().sum()) for g in expected) > 0
+    for figures, found in others:
+        assert figures == pytest.approx(whole, rel=1e-4, abs=1e-6)
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_twins_of_any_size_count_the_same(tiny: Model) -> None:
+    """Items said twice within some of the twins change neither the loss nor the majority."""
+    task = small_task((2, 2, 1, 1))
+    twice = [
+        replace(item, id=f"{item.id}-again")
+        for item in task.split("train")
+        if item.ambiguous and item.contexts == ("nurse",)
+    ]
+    more = task.with_items([*task.items, *twice])
+    config = DSOConfig(**SMALL | {"twins_per_step": 4})
+    one, other = (Trainer(request(tiny, t), config) for t in (task, more))
+    first, second = one.run().history, other.run().history
+    for mine, theirs in zip(first, second, strict=True):
+        assert mine == pytest.approx(theirs, rel=3e-3, abs=5e-5)
+
+
 # ---- checkpoints
 
 
@@ -121,11 +164,11 @@ class Interrupted(Exception):
 
 
 def stop_after(step: int) -> Any:
-    def progress(done: int, of: int, figures: dict[str, float]) -> None:
-        if done == step:
+    def report(phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        if (phase, done) == ("fit", step):
             raise Interrupted
 
-    return progress
+    return report
 
 
 SETTINGS = [
@@ -144,16 +187,17 @@ def test_resumed_is_the_uninterrupted_fit(
     whole = fit(tiny, settings, anchors=anchors)
     folder = tmp_path / "deep" / "checkpoint"
     with pytest.raises(Interrupted):
-        fit(tiny, settings, anchors=anchors, checkpoint=folder, progress=stop_after(3))
-    steps: list[int] = []
+        fit(tiny, settings, anchors=anchors, checkpoint=folder, report=stop_after(3))
+    steps: list[tuple[str, int]] = []
     resumed = fit(
         tiny,
         settings,
         anchors=anchors,
         checkpoint=folder,
-        progress=lambda step, of, figures: steps.append(step),
+        report=lambda phase, step, of, figures: steps.append((phase, step)),
     )
-    assert steps[0] == 3  # from the checkpoint of step 2
+    assert next(step for phase, step in steps if phase == "fit") == 3
+    assert steps[-1][0] == "hold"
     assert resumed.history == whole.history
     assert resumed.notes == whole.notes
     assert tensors_equal(resumed.steering, whole.steering)
@@ -164,14 +208,14 @@ def test_resumed_is_the_uninterrupted_fit(
 def test_checkpoint_of_another_run_is_ignored(tiny: Model, tmp_path: Path) -> None:
     kept = {"checkpoint_every": 1, "steps": 2}
     with pytest.raises(Interrupted):
-        fit(tiny, kept, checkpoint=tmp_path, progress=stop_after(2))
+        fit(tiny, kept, checkpoint=tmp_path, report=stop_after(2))
     for change in (
         {"settings": kept | {"learning_rate": 0.01}},
         {"seed": 5},
         {"task": small_task((2, 2, 2, 1))},
         {"anchors": Anchors(texts=TEXTS)},
     ):
-        steps: list[int] = []
+        steps: list[tuple[str, int]] = []
         given: dict[str, Any] = {"settings": kept} | change
         clean = fit(tiny, **given)
         copy_of = tmp_path / "copy"
@@ -181,16 +225,16 @@ def test_checkpoint_of_another_run_is_ignored(tiny: Model, tmp_path: Path) -> No
             tiny,
             **given,
             checkpoint=copy_of,
-            progress=lambda step, of, figures, steps=steps: steps.append(step),
+            report=lambda phase, step, of, figures, steps=steps: steps.append((phase, step)),
         )
-        assert steps[0] == 1
+        assert next(step for phase, step in steps if phase == "fit") == 1
         assert tensors_equal(found.steering, clean.steering)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_damaged_checkpoint_is_named(tiny: Model, tmp_path: Path, damage: str) -> None:
     with pytest.raises(Interrupted):
-        fit(tiny, {"checkpoint_every": 1}, checkpoint=tmp_path, progress=stop_after(2))
+        fit(tiny, {"checkpoint_every": 1}, checkpoint=tmp_path, report=stop_after(2))
     path = tmp_path / "fit.safetensors"
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:-50], "empty": b"", "text": b"not a checkpoint at all"}[damage])
@@ -453,5 +497,6 @@ def test_a_fit_scores_options_as_they_will_be_measured(tiny: Model) -> None:
     steering = trainer.run().steering
     (steered,) = decide(tiny, trainer.items, steering=steering, strengths=[1.0], normalise="mean")
     with steering.applied(tiny, strength=1.0) as trainer._attachment:
-        rows = range(len(trainer.items))
-        assert np.allclose(trainer._forward(rows)[0].detach().numpy(), steered.scores, atol=1e-4)
+        rows = len(trainer.items)
+        read = trainer._read([Draw(trainer.ambiguous, list(range(rows)), torch.ones(rows), None)])
+        assert np.allclose(read.options.detach().numpy(), steered.scores, atol=1e-4)

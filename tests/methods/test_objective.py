@@ -33,7 +33,7 @@ def test_exact_gradient_is_the_sum_over_the_options() -> None:
     options[1, 3] = options[2, 2:] = -INF
     reward = torch.randn(5, 4, dtype=torch.double)
     options.requires_grad_()
-    loss = objective.exact(options, reward)
+    loss = objective.exact(options, reward).mean()
     loss.backward()
     value, gradient = slow_exact(options.detach(), reward)
     assert loss.item() == pytest.approx(value)
@@ -55,9 +55,9 @@ def test_sampled_gradients_are_unbiased(estimator: str) -> None:
     log_probs = options.log_softmax(-1).gather(1, drawn)
     advantage = objective.leave_one_out(reward.gather(1, drawn))
     if estimator == "reinforce":
-        objective.reinforce(log_probs, advantage).backward()
+        objective.reinforce(log_probs, advantage).mean().backward()
     else:  # before the first step the policy is the one that drew
-        objective.clipped_ppo(log_probs, log_probs.detach(), advantage, 0.2).backward()
+        objective.clipped_ppo(log_probs, log_probs.detach(), advantage, 0.2).mean().backward()
     found = options.grad * n  # of each row on its own
     _, exact = slow_exact(options.detach()[:1], reward[:1])
     error = found.std(0) / math.sqrt(n)
@@ -74,7 +74,8 @@ def test_baseline_takes_noise_away() -> None:
         "without": reward.gather(1, drawn),
     }.items():
         options.grad = None
-        objective.reinforce(options.log_softmax(-1).gather(1, drawn), advantage).backward()
+        log_probs = options.log_softmax(-1).gather(1, drawn)
+        objective.reinforce(log_probs, advantage).mean().backward()
         noise[name] = options.grad.std().item()
     assert noise["with"] < noise["without"] / 10
 
@@ -137,8 +138,9 @@ def test_twin_gap_and_decision_kl() -> None:
             j, m = partner[i], align[i, k]
             weight = (policy[i, k] + policy[j, m]) / 2
             total += (weight * (logs[i, k] - logs[j, m]) ** 2).item() / 4
-    assert objective.twin_gap(options, align, partner).item() == pytest.approx(total)
-    assert objective.twin_gap(options, align, torch.full((4,), -1)).item() == 0
+    assert objective.twin_gap(options, align, partner).mean().item() == pytest.approx(total)
+    alone = torch.tensor([1, 0, -1, -1])
+    assert objective.twin_gap(options, align, alone)[2:].tolist() == [0, 0]
 
     base = torch.randn(4, 3, dtype=torch.double)
     base[2:, 2] = -INF

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -18,9 +18,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Report = Callable[[str, int, int, dict[str, float]], None]
-"""Called as ``report(phase, done, of, figures)`` while work goes on."""
-
 # Figures worth a glance while a fit goes on, and what they are called.
 _SHOWN = {"bias": "bias", "kl_ambiguous": "KL", "kl_anchor": "KL anchors"}
 _HEARTBEAT = 30.0
@@ -34,7 +31,7 @@ def describe(figures: Mapping[str, float]) -> str:
 
 
 class Bars:
-    """A bar per phase."""
+    """A bar per phase; called as ``report(phase, done, of, figures)``."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -60,7 +57,7 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
-        """See ``Report``."""
+        """Show what was reported."""
         if phase not in self._bars:
             for bar in self._bars.values():
                 self._progress.stop_task(bar)
@@ -70,7 +67,7 @@ class Bars:
 
 
 class Lines:
-    """A line when a phase ends, and one every half minute until then."""
+    """A line when a phase ends, and one every half minute until then; called as the bars are."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -90,7 +87,7 @@ class Lines:
         self._say()
 
     def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
-        """See ``Report``."""
+        """Show what was reported."""
         now = time.monotonic()
         if phase != self._phase:
             self._say()

@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from equipoise.cli.progress import Bars, Lines, Report
+from equipoise.cli.progress import Bars, Lines
+
+if TYPE_CHECKING:
+    from equipoise.methods.method import Report
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _WIDE = 120

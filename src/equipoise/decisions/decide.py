@@ -90,7 +90,8 @@ def score_texts(
 ) -> TextScores:
     """Log-likelihood of each text (all its tokens but the first of every window).
 
-    A text longer than ``window`` tokens is read in windows that do not overlap.
+    A text longer than ``window`` tokens is read in windows that do not overlap. ``progress`` is
+    called with the number of texts just done.
     """
     rows: list[Encoded] = []
     owner: list[int] = []
@@ -101,12 +102,18 @@ def score_texts(
     total = np.zeros((len(strengths), len(texts)))
     kl = np.zeros_like(total)
     tokens = np.zeros(len(texts), dtype=np.int64)
-    for index, found, divergence in climb(model, rows, steering, strengths, batch_tokens, progress):
+    left = np.bincount(owner, minlength=len(texts))  # windows
+    if progress is not None and (blank := int((left == 0).sum())):
+        progress(blank)
+    for index, found, divergence in climb(model, rows, steering, strengths, batch_tokens, None):
         measured = found.options.double().cpu().numpy().reshape(len(index), len(strengths))
         for j, i in enumerate(index):
             n = len(rows[i].positions)
             total[:, owner[i]] += measured[j]
             kl[:, owner[i]] += divergence[:, j] * n
             tokens[owner[i]] += n
+            left[owner[i]] -= 1
+        if progress is not None:
+            progress(sum(int(left[text] == 0) for text in {owner[i] for i in index}))
     kl /= np.maximum(tokens, 1)
     return TextScores(total, tokens, None if steering is None else kl)

@@ -16,8 +16,24 @@ from equipoise.steering import Steering
 from equipoise.suggest import did_you_mean
 from equipoise.tasks.item import Item, Task
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called as ``progress(step, of, figures)`` after each step of a fit."""
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called as ``report(phase, done, of, figures)`` while work goes on."""
+
+
+def counting(
+    report: Report | None, phase: str, of: int, **figures: float
+) -> Callable[[int], None] | None:
+    """What is told of pieces just done, and reports how many of a phase's pieces are done."""
+    if report is None:
+        return None
+    done = 0
+
+    def count(pieces: int) -> None:
+        nonlocal done
+        done += pieces
+        report(phase, done, of, figures)
+
+    return count
 
 
 class MethodConfig(BaseModel):
@@ -66,7 +82,7 @@ class FitRequest:
         anchors: Prompts of the train split on which the model should not change.
         held_out_anchors: The same of the validation split, to verify on.
         seed: Every random choice follows from it.
-        progress: Told after each step.
+        report: Told of progress: of every step in the phase ``fit``, and of what comes after.
         checkpoint: Where to keep what a resumed fit needs; None keeps nothing.
         normalise: How an option is scored, as it will be measured.
     """
@@ -76,7 +92,7 @@ class FitRequest:
     anchors: Anchors
     held_out_anchors: Anchors
     seed: int = 0
-    progress: Progress | None = None
+    report: Report | None = None
     checkpoint: Path | None = None
     normalise: Normalise = "sum"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.method import Progress, evenly, some_items
+from equipoise.methods.method import Report, counting, evenly, some_items
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
@@ -26,9 +26,6 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_ANCHORS = 512
 """Anchor items, and texts, at most: a fit draws a few dozen a step."""
 WORST_ITEMS = 12
-
-Report = Callable[[str, int, int, dict[str, float]], None]
-"""Called as ``report(phase, done, of, figures)`` while work goes on."""
 
 
 def audit(
@@ -55,7 +52,9 @@ def audit(
     """
     started = time.perf_counter()
     probe = Probe.of(task, split, capability) if split else Probe.everything(task, capability)
-    found = measure(model, probe, settings=settings, progress=_counter(report, "audit", probe, 1))
+    found = measure(
+        model, probe, settings=settings, progress=counting(report, "audit", len(probe), strengths=1)
+    )
     return Result(
         results(
             model,
@@ -130,7 +129,7 @@ def fit_outcome(
         anchors_of(task, capability, "train", anchors),
         anchors_of(task, capability, "validation"),
         seed,
-        _fit_progress(report),
+        report,
         Path(checkpoint) if checkpoint else None,
         normalise,
     )
@@ -183,7 +182,7 @@ def sweep(
             steering=steering,
             strengths=ladder,
             settings=settings,
-            progress=_counter(report, "choose", choosing, len(ladder)),
+            progress=counting(report, "choose", len(choosing), strengths=len(ladder)),
         ).rows
     probe = Probe.of(task, "test", capability)
     found = measure(
@@ -192,7 +191,7 @@ def sweep(
         steering=steering,
         strengths=ladder,
         settings=settings,
-        progress=_counter(report, "sweep", probe, len(ladder)),
+        progress=counting(report, "sweep", len(probe), strengths=len(ladder)),
     )
     data = results(
         model,
@@ -289,24 +288,3 @@ def worst_items(found: Measurement, at: float) -> list[dict[str, Any]]:
         }
         for i in worst
     ]
-
-
-def _counter(
-    report: Report | None, phase: str, probe: Probe, strengths: int
-) -> Callable[[int], None] | None:
-    if report is None:
-        return None
-    done = 0
-
-    def count(items: int) -> None:
-        nonlocal done
-        done += items
-        report(phase, done, len(probe), {"strengths": float(strengths)})
-
-    return count
-
-
-def _fit_progress(report: Report | None) -> Progress | None:
-    if report is None:
-        return None
-    return lambda step, of, figures: report("fit", step, of, figures)

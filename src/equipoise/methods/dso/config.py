@@ -75,7 +75,9 @@ class DSOConfig(MethodConfig):
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
     patience: int = Field(10, ge=1, description="... for so many steps")
-    batch_tokens: int = Field(2048, ge=1, description="tokens of anchors in one backward pass")
+    batch_tokens: int = Field(
+        2048, ge=1, description="tokens of a step in one backward pass; more are read in chunks"
+    )
     checkpoint_every: int = Field(20, ge=1)
     text_positions: int = Field(32, ge=1, description="positions measured in each anchor text")
     text_length: int = Field(128, ge=8, description="tokens read of each anchor text")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from equipoise.decisions.decide import decide, score_texts
@@ -9,8 +11,7 @@ from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.projection import Budget, largest_within, rescale
 from equipoise.methods.dso.sparsity import keep_top_share
 from equipoise.methods.dso.train import Trainer
-from equipoise.methods.method import Anchors, FitOutcome, FitRequest, evenly, some_items
-from equipoise.steering import Steering
+from equipoise.methods.method import Anchors, FitOutcome, FitRequest, counting, evenly, some_items
 
 
 def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
@@ -32,10 +33,17 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     anchors = Anchors(some_items(kept.items, config.checked), evenly(kept.texts, config.checked))
     on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
+    items = (*ambiguous, *anchors.items)
+
     def measure(strengths: list[float]) -> list[tuple[float, float]]:
-        on_ambiguous = decide(request.model, ambiguous, steering=steering, strengths=strengths)
-        on_anchors = _anchor_kl(request, anchors, steering, strengths)
-        return [(_mean(d.kl), kl) for d, kl in zip(on_ambiguous, on_anchors, strict=True)]
+        told = counting(request.report, "hold", len(items) + len(anchors.texts))
+        how: dict[str, Any] = {"steering": steering, "strengths": strengths, "progress": told}
+        decided = decide(request.model, items, **how)
+        read = score_texts(request.model, anchors.texts, **how)
+        assert read.kl is not None
+        both = [np.concatenate([d.kl, kl]) for d, kl in zip(decided, read.kl, strict=True)]
+        n = len(ambiguous)
+        return [(float(kl[:n].mean()), float(kl[n:].mean())) for kl in both]
 
     budget = Budget(config.kl_ambiguous, config.kl_anchor)
     if config.kl_control == "projection":
@@ -55,17 +63,3 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     return FitOutcome(
         steering, trainer.state.history, (note, *(gate.notes() if gate is not None else ()))
     )
-
-
-def _anchor_kl(
-    request: FitRequest, anchors: Anchors, steering: Steering, strengths: list[float]
-) -> list[float]:
-    """Mean KL over anchor items and texts together, at each strength."""
-    items = decide(request.model, anchors.items, steering=steering, strengths=strengths)
-    texts = score_texts(request.model, anchors.texts, steering=steering, strengths=strengths)
-    assert texts.kl is not None
-    return [_mean(d.kl, kl) for d, kl in zip(items, texts.kl, strict=True)]
-
-
-def _mean(*parts: np.ndarray | None) -> float:
-    return float(np.concatenate([part for part in parts if part is not None]).mean())

@@ -1,7 +1,7 @@
 """Policy gradients for answers that are one of a few options.
 
-Each function returns a loss whose gradient is that of −E[r]: exactly, by REINFORCE with a
-leave-one-out baseline, or by clipped PPO. All take log-probabilities of *sampled or all* answers,
+Each estimator returns every row's loss, whose gradient is that of −E[r]: exactly, by REINFORCE with
+a leave-one-out baseline, or by clipped PPO. All take log-probabilities of *sampled or all* answers,
 so that sampled free text goes through the same two estimators.
 """
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def exact(options: Tensor, reward: Tensor) -> Tensor:
-    """−E[r] with the expectation taken over the options, no sampling noise.
+    """−E[r] with the expectation taken over the options, no sampling noise; float32 [n].
 
     Args:
         options: float32 [n, K]; option scores, ``-inf`` where there is none.
         reward: float32 [n, K].
     """
-    return -(options.softmax(-1) * reward).sum(-1).mean()
+    return -(options.softmax(-1) * reward).sum(-1)
 
 
 def sample_options(options: Tensor, rollouts: int, generator: torch.Generator) -> Tensor:
@@ -35,14 +35,15 @@ def leave_one_out(reward: Tensor) -> Tensor:
 
 
 def reinforce(log_probs: Tensor, advantage: Tensor) -> Tensor:
-    """−mean(A · log π(y)); both [n, rollouts]."""
-    return -(advantage * log_probs).mean()
+    """−mean(A · log π(y)) over the rollouts, [n]; both [n, rollouts]."""
+    return -(advantage * log_probs).mean(-1)
 
 
 def clipped_ppo(log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's clipped surrogate (arXiv 1707.06347, eq. 7), negated; all [n, rollouts]."""
+    """PPO's clipped surrogate (arXiv 1707.06347, eq. 7), negated, [n]; all [n, rollouts]."""
     ratio = (log_probs - old_log_probs).exp()
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean(-1)
 
 
 def decision_kl(options: Tensor, base: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def decision_kl(options: Tensor, base: Tensor) -> Tensor:
 
 
 def twin_gap(options: Tensor, align: Tensor, partner: Tensor) -> Tensor:
-    """Mean squared gap between the option log-odds of twins, over rows that have a partner.
+    """Squared gap between the option log-odds of twins, float32 [n]; 0 where there is no partner.
 
     Zero exactly when an answer does not depend on what twins differ in; then neither the
     probabilities nor the greedy answers can follow it (counterfactual logit pairing,
@@ -70,12 +71,9 @@ def twin_gap(options: Tensor, align: Tensor, partner: Tensor) -> Tensor:
         align: int64 [n, K]; for each option its place among the partner's options.
         partner: int64 [n]; row of the twin, −1 where there is none.
     """
-    rows = (partner >= 0).nonzero().squeeze(1)
-    if len(rows) == 0:
-        return options.new_zeros(())
-    log_probs = options.log_softmax(-1)
-    mine, theirs = log_probs[rows], log_probs[partner[rows]].gather(1, align[rows])
-    present = mine.isfinite() & theirs.isfinite()
+    mine = options.log_softmax(-1)
+    theirs = mine[partner].gather(1, align)
+    present = mine.isfinite() & theirs.isfinite() & (partner >= 0)[:, None]
     gap = torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0)
     weight = torch.where(present, (mine.exp() + theirs.exp()) / 2, 0.0).detach()
-    return (weight * gap.square()).sum(-1).mean()
+    return (weight * gap.square()).sum(-1)

@@ -75,7 +75,7 @@ def policy_loss(
     rollout: Rollout | None,
     config: DSOConfig,
 ) -> Tensor:
-    """−E[r] with the configured estimator, differentiable in the steering.
+    """−E[r] of each row with the configured estimator, [n], differentiable in the steering.
 
     Args:
         attachment: The steering on the model.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equipoise.decisions.batch import batches
-from equipoise.decisions.decide import BATCH_TOKENS
+from equipoise.decisions.decide import BATCH_TOKENS, Progress
 from equipoise.decisions.encode import Encoded, encode_item, encode_text
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError
@@ -37,13 +37,24 @@ class Pool:
         return len(self.rows)
 
 
-def item_pool(model: Model, items: Sequence[Item], normalise: Normalise = "sum") -> Pool:
-    """Encode items and score them with the base model."""
-    return _with_base(model, [encode_item(model, item) for item in items], normalise)
+def item_pool(
+    model: Model,
+    items: Sequence[Item],
+    normalise: Normalise = "sum",
+    progress: Progress | None = None,
+) -> Pool:
+    """Encode items and score them with the base model; ``progress`` hears of those just done."""
+    return _with_base(model, [encode_item(model, item) for item in items], normalise, progress)
 
 
 def text_pool(
-    model: Model, texts: Sequence[str], *, length: int, positions: int, seed: int
+    model: Model,
+    texts: Sequence[str],
+    *,
+    length: int,
+    positions: int,
+    seed: int,
+    progress: Progress | None = None,
 ) -> Pool:
     """Encode the beginnings of texts, each measured at some of its positions, drawn once."""
     generator = torch.Generator().manual_seed(seed)
@@ -52,10 +63,12 @@ def text_pool(
         for row in encode_text(model, text, window=length)[:1]:
             order = torch.randperm(len(row.positions), generator=generator)[:positions]
             rows.append(replace(row, positions=tuple(sorted(order.tolist()))))
-    return _with_base(model, rows, "sum")
+    return _with_base(model, rows, "sum", progress)
 
 
-def _with_base(model: Model, rows: Sequence[Encoded], normalise: Normalise) -> Pool:
+def _with_base(
+    model: Model, rows: Sequence[Encoded], normalise: Normalise, progress: Progress | None
+) -> Pool:
     width = max((len(row.suffixes) for row in rows), default=1) or 1
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
     nodes: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -65,6 +78,8 @@ def _with_base(model: Model, rows: Sequence[Encoded], normalise: Normalise) -> P
             options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):
                 nodes[i] = found.nodes[found.row == j].to(model.hf.dtype)
+            if progress is not None:
+                progress(len(index))
     return Pool(tuple(rows), tuple(nodes), options)
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from equipoise.methods.dso.sparsity import parts
 from equipoise.steering import Steering
 
-_GRID = np.linspace(0, 1, 6)
+_GRID = (0.2, 0.4, 0.6, 0.8, 1.0)
 _BISECTIONS = 4
 
 
@@ -39,16 +38,14 @@ Measure = Callable[[list[float]], list[tuple[float, float]]]
 def largest_within(budget: Budget, measure: Measure) -> tuple[float, tuple[float, float]]:
     """The largest strength within budget, with the KL measured there.
 
-    Checks a grid from 0 to 1; where a budget breaks between two points, bisects between them.
+    Checks a grid; where a budget breaks between two of its points, bisects between them. At
+    strength 0 the steered model is the base, whose KL to itself is 0.
     """
-    grid = [float(w) for w in _GRID]
-    found = measure(grid)
+    found = [(0.0, 0.0), *measure(list(_GRID))]
     broken = next((i for i, kl in enumerate(found) if not budget.holds(kl)), None)
     if broken is None:
         return 1.0, found[-1]
-    if broken == 0:
-        return 0.0, found[0]
-    low, high, at_low = grid[broken - 1], grid[broken], found[broken - 1]
+    low, high, at_low = (0.0, *_GRID)[broken - 1], _GRID[broken - 1], found[broken - 1]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         (kl,) = measure([middle])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,9 +17,9 @@ class Majority:
     """S*: how much each context favours each group, followed as the policy moves.
 
     Keeps the last known deviation of every item from its wanted group shares and averages these
-    per context. What a step
-    sees of a context corrects that average by the change since its items were last seen, so that
-    S* does not lag behind the policy by an epoch (a lag makes training swing from side to side).
+    per context, every twin of it alike, as the metric does. What a step sees of a context corrects
+    that average by the change since its items were last seen, so that S* does not lag behind the
+    policy by an epoch (a lag makes training swing from side to side).
 
     Args:
         items: The n ambiguous training items.
@@ -36,10 +37,12 @@ class Majority:
         self._item = torch.tensor([i for _, i in pairs])
         self._contexts = len(contexts)
         self._labels = labels
+        members = Counter(item.twin for item in items)
+        self._weight = torch.tensor([1.0 / members[item.twin] for item in items])
         self.deviation = deviations(options.softmax(-1).cpu(), labels.group, labels.wanted)
-        wanted = labels.wanted[self._item]
-        self._room = (1 - self._mean(wanted, self._context)).clamp(min=1e-6)
-        self._offered = (self._mean(wanted, self._context) > 0).sum(-1).clamp(min=2)
+        wanted = self._mean(labels.wanted[self._item], self._item, self._context)
+        self._room = (1 - wanted).clamp(min=1e-6)
+        self._offered = (wanted > 0).sum(-1).clamp(min=2)
 
     def observe(self, rows: Sequence[int], context: Sequence[int], probabilities: Tensor) -> Tensor:
         """Take in option probabilities [n, K] of a step's rows; the excess of their contexts.
@@ -50,8 +53,8 @@ class Majority:
         index, groups = torch.as_tensor(rows), torch.as_tensor(context)
         labels = self._labels
         fresh = deviations(probabilities.detach().cpu(), labels.group[index], labels.wanted[index])
-        moved = self._mean(fresh - self.deviation[index], groups)
-        now = self._mean(self.deviation[self._item], self._context) + moved
+        moved = self._mean(fresh - self.deviation[index], index, groups)
+        now = self._now() + moved
         self.deviation[index] = fresh
         return (now / self._room)[groups]
 
@@ -60,17 +63,22 @@ class Majority:
 
         For two groups and equal targets this is ±(P(pro) − P(anti)).
         """
-        return self._mean(self.deviation[self._item], self._context) / self._room
+        return self._now() / self._room
 
-    def _mean(self, values: Tensor, context: Tensor) -> Tensor:
-        """Mean of the values of each context (0 where there is none), [contexts, G]."""
-        total = torch.zeros(self._contexts, values.shape[1]).index_add_(0, context, values)
-        count = torch.bincount(context, minlength=self._contexts).clamp(min=1)
-        return total / count[:, None]
+    def _now(self) -> Tensor:
+        return self._mean(self.deviation[self._item], self._item, self._context)
+
+    def _mean(self, values: Tensor, item: Tensor, context: Tensor) -> Tensor:
+        """Mean over each context's twins of items' values (0 where none is), [contexts, G]."""
+        weight = self._weight[item]
+        total = torch.zeros(self._contexts, values.shape[1])
+        total.index_add_(0, context, weight[:, None] * values)
+        count = torch.bincount(context, weight, minlength=self._contexts)
+        return total / torch.where(count > 0, count, 1.0)[:, None]
 
     def bias(self) -> float:
         """Mean over contexts of the total variation from the target (two groups: |δ|)."""
-        distance = self._mean(self.deviation[self._item], self._context).abs().sum(-1) / 2
+        distance = self._now().abs().sum(-1) / 2
         return float((distance / (1 - 1 / self._offered)).mean())
 
 

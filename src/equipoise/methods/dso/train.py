@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,18 +12,18 @@ import torch
 from torch import Tensor
 
 from equipoise.decisions.openings import row_decisions
-from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.methods.dso import checkpoint, objective
-from equipoise.methods.dso.anchors import AnchorPools, base_nodes, of_width
+from equipoise.methods.dso.anchors import AnchorPools
 from equipoise.methods.dso.config import DSOConfig
+from equipoise.methods.dso.passes import Draw, Pass
 from equipoise.methods.dso.policy import Rollout, draw, policy_loss
 from equipoise.methods.dso.pools import Labels, Stratified, item_pool
 from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.methods.dso.sparsity import parts, proximal_l1, site_scale
 from equipoise.methods.dso.twins import pair_up
 from equipoise.methods.gating import GateReport, ambiguity_gate
-from equipoise.methods.method import FitRequest
+from equipoise.methods.method import FitRequest, counting
 from equipoise.steering import Steering
 from equipoise.tasks.item import Item
 
@@ -54,8 +55,11 @@ class Trainer:
         self.request, self.config = request, config
         model = self.model = request.model
         self.items = _ambiguous_items(request)
-        self.ambiguous = item_pool(model, self.items, request.normalise)
-        self.anchors = AnchorPools(request, config)
+        anchors = request.anchors
+        of = len(self.items) + len(anchors.items) + len(anchors.texts)
+        told = counting(request.report, "base", of)
+        self.ambiguous = item_pool(model, self.items, request.normalise, told)
+        self.anchors = AnchorPools(request, config, told)
         width = self.ambiguous.options.shape[1]
         self.labels = Labels.of(self.items, request.task.target, width)
         self.draws = Stratified(self.items)
@@ -89,7 +93,7 @@ class Trainer:
             {"params": [value], "size": 1.0 if name == "a" else float(self.scale[key].mean())}
             for key, name, value in parts(steering)
         ]
-        return torch.optim.Adam(groups, lr=self.config.learning_rate, betas=_BETAS)
+        return torch.optim.Adam(groups, lr=self.config.learning_rate, betas=_BETAS, fused=True)
 
     def run(self) -> State:
         """Take the steps that are left, keeping a checkpoint every so many.
@@ -109,8 +113,8 @@ class Trainer:
                 self.state.step += 1
                 if request.checkpoint and self.state.step % config.checkpoint_every == 0:
                     checkpoint.keep(request.checkpoint, self.state, digest)
-                if request.progress:
-                    request.progress(self.state.step, config.steps, figures)
+                if request.report:
+                    request.report("fit", self.state.step, config.steps, figures)
         return self.state
 
     def _ask_gate(self) -> None:
@@ -125,65 +129,75 @@ class Trainer:
         self.anchors.opens = ask(self.anchors.items.rows), ask(self.anchors.texts.rows)
 
     def _step(self) -> dict[str, float]:
-        config, state = self.config, self.state
+        config, state, device = self.config, self.state, self.model.device
         generator = torch.Generator().manual_seed(self.request.seed * 1_000_003 + state.step)
         rows, context, twin = self.draws.draw(config.twins_per_step, generator)
         anchors = self.anchors.draw(generator)
-        labels = self.labels.abstain[rows].to(self.model.device)
+        labels = self.labels.abstain[rows].to(device)
         align, partner = pair_up([self.items[i] for i in rows], twin, labels.shape[1])
-        align, partner = align.to(labels.device), partner.to(labels.device)
+        align, partner = align.to(device), partner.to(device)
+        opens = None if self._opens is None else self._opens[rows]
+        weight = _every_twin_alike(twin).to(device)
+        ambiguous = Draw(self.ambiguous, rows, weight, opens)
+        paired = weight * (partner >= 0)
         rate = self._rate()
         rollout = None
         for epoch in range(config.ppo_epochs if config.estimator == "ppo" else 1):
             state.optimizer.zero_grad()
             on_ambiguous, on_anchors = self._kl_weights()
-            kl_anchor = self.anchors.backward(self._attachment, anchors, on_anchors)
-            options, kl_ambiguous = self._forward(rows)
+            read = self._read([ambiguous, *anchors])
+            options = read.options[: len(rows), : labels.shape[1]]
+            kl_ambiguous = (weight * read.kl[: len(rows)]).sum()
+            kl_anchor = self.anchors.divergence(
+                anchors, read.options[len(rows) :], read.kl[len(rows) :]
+            )
             probabilities = options.softmax(-1)
             if epoch == 0:
                 if config.estimator != "exact":
                     drawn_from = [self.items[i] for i in rows]
-                    opens = None if self._opens is None else self._opens[rows]
                     rollout = draw(
                         self._attachment, self.model, drawn_from, options, config, generator, opens
                     )
                 reward = self._rewards(rows, context, probabilities, rollout)
-            objective_loss = policy_loss(
-                self._attachment, self.model, options, reward, rollout, config
-            )
-            abstained = (probabilities * labels).sum(-1)
-            drift = abstained.mean() - self.base_abstention[rows].mean()
-            gap = objective.twin_gap(options, align, partner)
+            losses = policy_loss(self._attachment, self.model, options, reward, rollout, config)
+            objective_loss = (weight * losses).sum()
+            abstained = (weight * (probabilities * labels).sum(-1)).sum()
+            drift = abstained - (weight * self.base_abstention[rows]).sum()
+            gaps = objective.twin_gap(options, align, partner)
+            gap = (paired * gaps).sum() / paired.sum().clamp(min=1e-12)
             loss = (
                 objective_loss
                 + on_ambiguous * kl_ambiguous
+                + on_anchors * kl_anchor
                 + config.abstention_weight * drift.square()
                 + config.twin_weight * gap
             )
-            self._descend(loss, kl_anchor, rate)
+            self._descend(read, loss, rate)
         if config.kl_control == "dual":
-            self._ascend(float(kl_ambiguous.detach()), kl_anchor)
+            self._ascend(float(kl_ambiguous.detach()), float(kl_anchor.detach()))
         bias = state.majority.bias()
         state.calm = state.calm + 1 if bias < config.stop_bias else 0
         return {
             "step": float(state.step + 1),
-            "loss": float(loss.detach()) + on_anchors * kl_anchor,
+            "loss": float(loss.detach()),
             "reward": -float(objective_loss.detach()),
             "bias": bias,
             "kl_ambiguous": float(kl_ambiguous.detach()),
-            "kl_anchor": kl_anchor,
-            "abstention": float(abstained.detach().mean()),
+            "kl_anchor": float(kl_anchor.detach()),
+            "abstention": float(abstained.detach()),
             "twin_gap": float(gap.detach()),
         }
 
-    def _forward(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Option scores of the step's ambiguous rows, float32 [rows, K], and their mean KL."""
-        encoded = [self.ambiguous.rows[i] for i in rows]
-        opens = None if self._opens is None else self._opens[rows]
-        found = score(self.model.hf, encoded, attachment=self._attachment, decisions=opens)
-        kl = found.kl(base_nodes(self.ambiguous, rows, found))
-        options = found.scored(self.request.normalise)
-        return of_width(options, self.labels.abstain.shape[1]), kl.mean()
+    def _read(self, draws: Sequence[Draw]) -> Pass:
+        """The steered model's scores of a step's rows."""
+        return Pass(
+            self.model.hf,
+            self._attachment,
+            draws,
+            width=max(draw.pool.options.shape[1] for draw in draws),
+            normalise=self.request.normalise,
+            batch_tokens=self.config.batch_tokens,
+        )
 
     def _rewards(
         self,
@@ -228,21 +242,27 @@ class Trainer:
         share = floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
         return self.config.learning_rate * share
 
-    def _descend(self, loss: Tensor, kl_anchor: float, rate: float) -> None:
-        """One Adam step (the anchors' gradient is there already), then the proximal step."""
-        if not (bool(loss.isfinite()) and math.isfinite(kl_anchor)):
+    def _descend(self, read: Pass, loss: Tensor, rate: float) -> None:
+        """One Adam step, then the proximal step."""
+        if not bool(loss.isfinite()):
             raise EquipoiseError(
                 f"dso: the loss is not finite at step {self.state.step + 1}; lower learning_rate "
                 f"(now {self.config.learning_rate}), or load the model in float32"
             )
         optimizer = self.state.optimizer
-        loss.backward()
+        read.backward(loss)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["size"]
         optimizer.step()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 proximal_l1(parameter, group["lr"] * self.config.l1)
+
+
+def _every_twin_alike(twin: Sequence[int]) -> Tensor:
+    """Weights of a step's rows, float32 [n]: twins count the same, however many items they have."""
+    members = Counter(twin)
+    return torch.tensor([1.0 / (members[number] * len(members)) for number in twin])
 
 
 def _ambiguous_items(request: FitRequest) -> list[Item]:

@@ -136,8 +136,8 @@ class _Fit:
             return candidates
         for number, candidate in enumerate(candidates):
             candidate.score = self._score(candidate)
-            if self.request.progress:
-                self.request.progress(number + 1, len(candidates), candidate.figures())
+            if self.request.report:
+                self.request.report("fit", number + 1, len(candidates), candidate.figures())
         best = sorted(candidates, key=lambda c: -(c.score or 0.0))[: config.n_layers]
         return sorted(best, key=lambda c: c.layer)
 
