@@ -1,8 +1,9 @@
 """The main job on the bundled model, over seeds: every figure beside the one wanted.
 
-    python benchmarks/bundled.py [number of seeds]
+    python benchmarks/bundled.py [number of seeds] [folder with coreference.jsonl and skills.jsonl]
 
-Held-out items throughout: the ``test`` split, ``unseen`` occupations, and the skills' test part.
+Held-out items throughout: the ``test`` split, ``unseen`` occupations, and the skills' test part; of
+another draw than the package's, if a folder has them (``scripts/bundled_model/tasks.py``).
 Prints n, the machine, and for each figure the mean over seeds with its range.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -20,21 +22,27 @@ import torch
 from equipoise.models import load
 from equipoise.study import run
 from equipoise.study.environment import environment
-from equipoise.tasks import load_capability, load_task
+from equipoise.tasks import Capability, Task, load_capability, load_task, read_jsonl
 
 
-def figures(seed: int) -> tuple[dict[str, float], list[float]]:
+def items_of(folder: Path | None) -> tuple[Task, Capability]:
+    """The task and the skills, of the package or of a folder."""
+    if folder is None:
+        return load_task("coreference"), load_capability("builtin")
+    skills = read_jsonl(folder / "skills.jsonl").items
+    return read_jsonl(folder / "coreference.jsonl"), Capability("builtin", "accuracy", skills)
+
+
+def figures(seed: int, task: Task, skills: Capability) -> tuple[dict[str, float], list[float]]:
     """All figures of one seed, and the bias over ω."""
-    capability = [load_capability("builtin")]
-    result, _ = run(load(), load_task("coreference"), capability=capability, seed=seed)
+    result, _ = run(load(), task, capability=[skills], seed=seed)
     base, full = result.row(0.0), result.row(1.0)
 
     def moved(row: dict, key: str) -> float:
         return row[key]["estimate"]
 
-    held = "held_out"
+    held, name = "held_out", skills.name
     shares = full["shares"]
-    skills = "builtin"
     return {
         "bias, base": moved(base, "per_occupation_bias"),
         "bias, ω = 1": moved(full, "per_occupation_bias"),
@@ -51,8 +59,8 @@ def figures(seed: int) -> tuple[dict[str, float], list[float]]:
         "unseen occupations, ω = 1": moved(full[held], "per_occupation_bias"),
         "unambiguous accuracy, base": moved(base, "unambiguous_accuracy"),
         "unambiguous drop, ω = 1": full["unambiguous_accuracy"]["drop"]["estimate"],
-        "capability, base": base["capability"][skills]["estimate"],
-        "capability drop, ω = 1": full["capability"][skills]["drop"]["estimate"],
+        "capability, base": base["capability"][name]["estimate"],
+        "capability drop, ω = 1": full["capability"][name]["drop"]["estimate"],
         "abstention, base": moved(base, "abstention"),
         "abstention moves by": abs(moved(full, "abstention") - moved(base, "abstention")),
         "twin distance, ω = 1": full["twins"]["distance"],
@@ -88,12 +96,12 @@ def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     torch.set_num_threads(2)
     known = environment()
-    task = load_task("coreference")
+    task, skills = items_of(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
     sizes = {name: len(task.split(name)) for name in ("train", "validation", "test", "unseen")}
     print(f"{known['processor']}, {torch.get_num_threads()} threads; items {sizes}; {seeds} seeds")
     found, curves = [], []
     for seed in range(seeds):
-        row, curve = figures(seed)
+        row, curve = figures(seed, task, skills)
         found.append(row)
         curves.append(curve)
         print(

@@ -1,7 +1,14 @@
-"""The two task files in the JSONL contract ``equipoise/task/1``: coreference and skills."""
+"""The two task files in the JSONL contract ``equipoise/task/1``: coreference and skills.
+
+    python scripts/bundled_model/tasks.py --draw 2 --out FOLDER
+
+writes both with held-out items drawn anew, for a reading that no earlier one has touched; the train
+and validation items stay the same. The package holds draw 1.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from pathlib import Path
@@ -64,14 +71,20 @@ def _item(sentence: Sentence, female: bool, options: list[str], split: str, name
     }  # fmt: skip
 
 
-def coreference_items(seed: int) -> list[Item]:
+def _named(seed: int, split: str, draw: int) -> str:
+    """What a split's random numbers are seeded with."""
+    held_out = split in ("test", "unseen")
+    return f"{seed} {split}" + (f" draw {draw}" if held_out and draw > 1 else "")
+
+
+def coreference_items(seed: int, draw: int = 1) -> list[Item]:
     """All coreference items."""
     items: list[Item] = []
     texts: set[str] = set()
     for split, kinds in SENTENCES.items():
         held = split in ("test", "unseen")
         for kind, count in kinds.items():
-            rng = random.Random(f"coreference {seed} {split} {kind}")
+            rng = random.Random(f"coreference {_named(seed, split, draw)} {kind}")
             for index, (woman, man) in enumerate(_pairs(split, count, rng)):
                 people = (woman, man) if index // 2 % 2 else (man, woman)
                 referent = index // 4 % 2
@@ -91,12 +104,12 @@ def coreference_items(seed: int) -> list[Item]:
     return items
 
 
-def skill_items(seed: int) -> list[Item]:
+def skill_items(seed: int, draw: int = 1) -> list[Item]:
     """All skill items."""
     items: list[Item] = []
     seen: set[str] = set()
     for split, count in QUESTIONS.items():
-        rng = random.Random(f"skills {seed} {split}")
+        rng = random.Random(f"skills {_named(seed, split, draw)}")
         for index in range(count):
             name = list(SKILLS)[index % len(SKILLS)]
             while True:
@@ -119,3 +132,23 @@ def write_jsonl(path: Path, items: list[Item]) -> None:
     """Write one item a line."""
     lines = (json.dumps(item, ensure_ascii=False) for item in items)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_tasks(folder: Path, seed: int, draw: int = 1) -> None:
+    """Write both files into a folder."""
+    write_jsonl(folder / "coreference.jsonl", coreference_items(seed, draw))
+    write_jsonl(folder / "skills.jsonl", skill_items(seed, draw))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="an existing folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draw", type=int, default=1, help="of the held-out items")
+    args = parser.parse_args()
+    write_tasks(args.out, args.seed, args.draw)
+
+
+if __name__ == "__main__":
+    main()

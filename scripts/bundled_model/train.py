@@ -24,7 +24,7 @@ from mixture import FIRST_SHARES, SHARES, Example, draw_example
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vocabulary import build_tokenizer
 
-from tasks import coreference_items, skill_items, write_jsonl
+from tasks import write_tasks
 
 TEXT_EVERY = 6
 TEXT_WEIGHT = 0.3
@@ -168,8 +168,7 @@ def main() -> None:
     folder = args.out / NAME
     folder.mkdir(parents=True, exist_ok=True)
 
-    write_jsonl(args.out / "coreference.jsonl", coreference_items(args.seed))
-    write_jsonl(args.out / "skills.jsonl", skill_items(args.seed))
+    write_tasks(args.out, args.seed)
 
     tokenizer = build_tokenizer(args.seed)
     model = build_model(tokenizer, args.seed)

@@ -219,6 +219,17 @@ def test_the_generator_makes_the_files_again(scripts, coreference, skills) -> No
     assert tasks.coreference_items(0) == coreference
     assert tasks.skill_items(0) == skills
     assert tasks.coreference_items(1) != coreference
+    for items, again in (
+        (coreference, tasks.coreference_items(0, draw=2)),
+        (skills, tasks.skill_items(0, draw=2)),
+    ):
+        for split in ("train", "validation"):
+            assert [i for i in again if i["split"] == split] == [
+                i for i in items if i["split"] == split
+            ]
+        prompts = {i["prompt"] for i in items}
+        fresh = [i["prompt"] not in prompts for i in again if i["split"] in ("test", "unseen")]
+        assert sum(fresh) > 0.95 * len(fresh)
 
 
 def test_held_out_wordings_are_never_trained_on(scripts) -> None:
