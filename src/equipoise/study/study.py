@@ -74,17 +74,27 @@ def anchors_of(
     """Prompts of a split on which a steering should change nothing.
 
     The task's unambiguous items and texts, the capabilities' items and documents, and any given
-    by hand (those belong to the train split).
+    by hand (those belong to the train split). Of too many, each of these sources keeps the same
+    number, as far as it has so many: a large benchmark does not crowd out the others.
     """
-    items = [item for item in task.split(split) if not item.ambiguous]
-    texts = list(task.texts) if split == "train" else []
-    if extra and split == "train":
-        items += extra.items
-        texts += extra.texts
-    for one in capability:
-        items += one.questions(split)
-        texts += one.texts(split)
-    return Anchors(some_items(items, MAX_ANCHORS), evenly(texts, MAX_ANCHORS))
+    given = extra if extra and split == "train" else Anchors()
+    items = [[item for item in task.split(split) if not item.ambiguous], given.items]
+    items += [one.questions(split) for one in capability]
+    texts = [task.texts if split == "train" else (), given.texts]
+    texts += [one.texts(split) for one in capability]
+    return Anchors(
+        tuple(i for kept in _shared_out(items) for i in some_items(*kept)),
+        tuple(text for kept in _shared_out(texts) for text in evenly(*kept)),
+    )
+
+
+def _shared_out(sources: Sequence[Sequence[Any]]) -> list[tuple[Sequence[Any], int]]:
+    """Each source with how many of it to keep, at most ``MAX_ANCHORS`` of all."""
+    left, share = MAX_ANCHORS, [0] * len(sources)
+    for place, number in enumerate(sorted(range(len(sources)), key=lambda n: len(sources[n]))):
+        share[number] = min(len(sources[number]), left // (len(sources) - place))
+        left -= share[number]
+    return [(source, keep) for source, keep in zip(sources, share, strict=True) if keep]
 
 
 def fit(model: Model, task: Task, method: str = "dso", **options: Any) -> Steering:
