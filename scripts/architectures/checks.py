@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from transformers import PreTrainedModel
 
 from architectures.tiny import build
 from equipoise.errors import EquipoiseError
-from equipoise.models.backbone import Site, norm_sites, text_config, token_ids
-from equipoise.steering import Steering
+from equipoise.models.backbone import Site, norm_sites, residual_sites, text_config, token_ids
+from equipoise.steering import Additive, Steering
 from equipoise.steering.fold_checkpoint import fold_checkpoint
-from equipoise.steering.homes import bias_home
+from equipoise.steering.homes import Homes
+from equipoise.steering.writers import writers
 
 _TOKENS = 11
 _STRENGTHS = (0.0, 0.5, 1.0)
@@ -38,9 +40,13 @@ class Row:
         sites: Number of default norm sites; None: none found.
         inner: How many of them are not the last norm.
         steers: Whether steering does what it must.
-        slope: Whether slopes fold.
-        biases: At how many of these b has a home in a checkpoint.
+        slopes: At how many sites a has a home in a checkpoint.
+        slope: Whether those slopes fold.
+        biases: At how many sites but the last norm b has a home.
         both: Whether slopes and those biases fold.
+        blocks: Number of decoder blocks.
+        added: At how many of their outputs a vector has a home.
+        adds: Whether those vectors fold.
         reason: Why not, where something is not.
         seconds: Wall time.
     """
@@ -52,9 +58,13 @@ class Row:
     sites: int | None = None
     inner: int = 0
     steers: bool = False
+    slopes: int | None = None
     slope: bool = False
     biases: int | None = None
     both: bool = False
+    blocks: int = 0
+    added: int | None = None
+    adds: bool = False
     reason: str = ""
     seconds: float = 0.0
 
@@ -87,10 +97,18 @@ def examine(row: Row) -> Row:
     except Exception as error:
         row.reason = f"not steered: {_line(error)}"
         return row
-    row.reason, row.slope = _folds(model, "slope")
-    row.biases = sum(bias_home(model, s) is not None and s.role != "final_norm" for s in sites)
+    places = Homes(model)
+    row.slopes = sum(places.slope(s) is not None for s in sites)
+    row.reason, row.slope = _folds(model, random_steering(model, "slope"))
+    row.biases = sum(places.bias(s) is not None and s.role != "final_norm" for s in sites)
     if row.slope and row.biases:
-        row.reason, row.both = _folds(model, "both")
+        row.reason, row.both = _folds(model, random_steering(model))
+    blocks = residual_sites(model)
+    homes = writers(model, [site.path for site in blocks])
+    row.blocks, row.added = len(blocks), len(homes)
+    if homes:
+        reason, row.adds = _folds(model, random_vectors(s for s in blocks if s.path in homes))
+        row.reason = row.reason or reason
     if asleep and not row.reason:
         row.reason = f"{asleep} sites, in cross-attention layers, act only with an image"
     return row
@@ -104,6 +122,12 @@ def random_steering(model: PreTrainedModel, parameters: str = "both", **settings
         for parameter in steering.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return steering
+
+
+def random_vectors(sites: Iterable[Site]) -> Steering:
+    """A random vector added at every site."""
+    generator = torch.Generator().manual_seed(1)
+    return Steering({s.key: Additive(torch.randn(s.width, generator=generator)) for s in sites})
 
 
 def _ids(model: PreTrainedModel) -> Tensor:
@@ -172,15 +196,17 @@ def _check_steering(model: PreTrainedModel, ids: Tensor, base: Tensor) -> None:
         raise AssertionError("detaching does not restore the base")
 
 
-def _folds(model: PreTrainedModel, parameters: str) -> tuple[str, bool]:
-    steering = random_steering(model, parameters)
+def _folds(model: PreTrainedModel, steering: Steering) -> tuple[str, bool]:
+    """Why it does not fold, and whether it does."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            fold_checkpoint(model, steering, 0.7, Path(scratch) / "folded")
+            report = fold_checkpoint(model, steering, 0.7, Path(scratch) / "folded")
         except EquipoiseError as error:
             return str(error), False
         except Exception as error:
-            return f"folding {parameters}: {_line(error)}", False
+            return f"folding: {_line(error)}", False
+    if not report.max_logit_effect > 10 * report.tolerance:
+        return "folding: the steering changes too little to be seen", False
     return "", True
 
 

@@ -15,7 +15,15 @@ from steering_zoo import build, llama, prompts, random_steering
 
 from equipoise.errors import SteeringError
 from equipoise.models.fingerprint import fingerprint
-from equipoise.steering import Additive, ProbeGate, Replace, Scale, Steering, SteeringInfo
+from equipoise.steering import (
+    Additive,
+    KernelGate,
+    ProbeGate,
+    Replace,
+    Scale,
+    Steering,
+    SteeringInfo,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,23 @@ def test_every_transform_scope_and_gate_round_trips(tmp_path):
     )
     read = Steering.from_pretrained(steering.save_pretrained(tmp_path))
     assert (read.digest, read.structure()) == (steering.digest, steering.structure())
+
+
+def test_kernel_gate_round_trips_and_misses_a_tensor(tmp_path):
+    v = torch.randn(8)
+    gate = KernelGate(
+        "a", v, torch.ones(16), torch.randn(5, 16), torch.randn(5), 0.5, threshold=0.3
+    )
+    steering = Steering({"a": Additive(v)}, gate=gate)
+    read = Steering.from_pretrained(steering.save_pretrained(tmp_path))
+    assert (read.digest, read.structure()) == (steering.digest, steering.structure())
+    x = torch.randn(3, 16)
+    assert torch.equal(read.gate.probability(x), gate.probability(x))
+    tensors = load_file(tmp_path / "steering.safetensors")
+    del tensors["gate:centres"]
+    save_file(tensors, tmp_path / "steering.safetensors")
+    with pytest.raises(SteeringError, match="gate is without"):
+        Steering.from_pretrained(tmp_path)
 
 
 def test_digest_tells_what_is_done_where():

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch._dynamo
-from steering_zoo import build, prompts, random_steering
+from steering_runs import run
+from steering_zoo import build, padded, prompts, random_steering
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from transformers import CompileConfig
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Steering
@@ -117,3 +119,42 @@ def test_what_compiled_code_cannot_tell_raises(model):
     steering = Steering(random_steering(model).transforms, scope="last_prompt")
     with steering.applied(model), pytest.raises(SteeringError, match="compiled"), torch.no_grad():
         torch.compile(model, backend="eager")(IDS)
+
+
+@pytest.mark.parametrize("scope", ["all", "last_prompt+generated"])
+def test_generate_that_compiles_by_itself(scope):
+    """As it does for static caches on an accelerator; with a token scope it is told not to."""
+    model = build("llama")
+    config = CompileConfig(backend="eager", mode=None)
+    config._compile_all_devices = True
+    options = {"cache_implementation": "static", "compile_config": config}
+    ids, mask = padded(prompts(), "left")
+    with random_steering(model, scope=scope).applied(model, strength=[0.2, 0.9, 0.5]):
+        wanted, logits = run(model, ids, mask)
+        found, same = run(model, ids, mask, **options)
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(same, logits, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(run(model, ids, mask, **options)[0], wanted)
+
+
+def test_compiled_code_does_not_go_by_the_pass_before(model):
+    steering = Steering(random_steering(model).transforms, scope="last_prompt")
+    with steering.applied(model) as attachment, torch.no_grad():
+        attachment.prompt_lengths = [2, 3]
+        model(IDS)
+        attachment.prompt_lengths = [4, 5]
+        with pytest.raises(SteeringError, match="compiled"):
+            torch.compile(model, backend="eager")(IDS)
+        model(IDS)
+
+
+def test_nor_does_a_compiled_backbone():
+    model = build("llama", num_hidden_layers=1)
+    left, right = padded(prompts(), "left")[1], padded(prompts(), "right")[1]
+    ids = torch.ones_like(left)
+    with random_steering(model, scope="last_prompt").applied(model), torch.no_grad():
+        model(ids, attention_mask=left)
+        model.model(ids, attention_mask=left)
+        compiled = torch.compile(model.model, backend="eager")
+        with pytest.raises(SteeringError, match="compiled"):
+            compiled(ids, attention_mask=right)

@@ -314,10 +314,11 @@ def test_a_norm_that_adds_the_residual_keeps_what_it_returns_beside():
 
 
 def check_bench(model, steering):
-    from equipoise.steering.verify import Bench, _random_ids
+    from equipoise.steering.prompts import random_prompts
+    from equipoise.steering.verify import Bench
 
     with torch.no_grad():
-        return Bench(model, steering, 1.0, _random_ids(model))
+        return Bench(model, steering, 1.0, random_prompts(model, 3, 12))
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_a_wrong_checkpoint_is_not_left_behind(bundled, steering, tmp_path, monk
     def forgetful(norm, gain, shift, offset):
         pass
 
-    monkeypatch.setattr("equipoise.steering.fold.scale_norm", forgetful)
+    monkeypatch.setattr("equipoise.steering.fold_edits.scale_norm", forgetful)
     with pytest.raises(SteeringError, match="differs from the steered model"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -165,7 +165,7 @@ def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):
 def test_a_failed_overwrite_keeps_the_old_checkpoint(bundled, steering, tmp_path, monkeypatch):
     fold_checkpoint(bundled, steering, 0.1, tmp_path / "out")
     before = (tmp_path / "out" / "README.md").read_text()
-    monkeypatch.setattr("equipoise.steering.fold.scale_norm", lambda *args: None)
+    monkeypatch.setattr("equipoise.steering.fold_edits.scale_norm", lambda *args: None)
     with pytest.raises(SteeringError, match="differs"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == before

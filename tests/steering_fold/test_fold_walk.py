@@ -12,29 +12,33 @@ from equipoise.models.backbone import norm_sites
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "walk_architectures.py"
 
-# Architecture, its default norm sites, and how many of their biases have a home: dense, post-norm,
-# LayerNorm, mixture of experts, state space, hybrid, image-text.
+# Architecture, its default norm sites, and how many of their slopes, of their biases, and of the
+# vectors added to its blocks have a home: dense, post-norm, LayerNorm, no scale in the norms,
+# mixture of experts, state space, hybrid, shared blocks, image-text.
 SLICE = [
-    ("llama", "LlamaForCausalLM", 5, 4),
-    ("gemma3_text", "Gemma3ForCausalLM", 13, 3),
-    ("bert", "BertLMHeadModel", 5, 5),
-    ("opt", "OPTForCausalLM", 5, 4),
-    ("mixtral", "MixtralForCausalLM", 5, 0),
-    ("deepseek_v3", "DeepseekV3ForCausalLM", 5, 2),
-    ("mamba", "MambaForCausalLM", 3, 2),
-    ("jamba", "JambaForCausalLM", 9, 0),
-    ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", 5, 2),
+    ("llama", "LlamaForCausalLM", 5, 5, 4, 2),
+    ("gemma3_text", "Gemma3ForCausalLM", 13, 13, 3, 0),
+    ("bert", "BertLMHeadModel", 5, 5, 5, 2),
+    ("opt", "OPTForCausalLM", 5, 5, 4, 2),
+    ("olmo", "OlmoForCausalLM", 5, 5, 2, 0),
+    ("mixtral", "MixtralForCausalLM", 5, 5, 0, 0),
+    ("deepseek_v3", "DeepseekV3ForCausalLM", 5, 5, 2, 0),
+    ("mamba", "MambaForCausalLM", 3, 3, 2, 2),
+    ("jamba", "JambaForCausalLM", 9, 9, 0, 0),
+    ("zamba", "ZambaForCausalLM", 9, 5, 0, 4),
+    ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", 5, 5, 2, 0),
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "sites", "biases"), SLICE)
-def test_steers_and_folds(kind, name, sites, biases):
+@pytest.mark.parametrize(("kind", "name", "sites", "slopes", "biases", "blocks"), SLICE)
+def test_steers_and_folds(kind, name, sites, slopes, biases, blocks):
     row = examine(Row(name, kind, "text"))
     assert row.reason == ""
-    assert (row.sites, row.biases) == (sites, biases)
+    assert (row.sites, row.slopes, row.biases, row.added) == (sites, slopes, biases, blocks)
     assert row.steers
     assert row.slope
     assert row.both == (biases > 0)
+    assert row.adds == (blocks > 0)
 
 
 def test_the_sites_of_an_image_text_model_are_those_of_its_language_model():

@@ -32,7 +32,8 @@ def row_decisions(
         float32 [n] on the model's device; None where nothing need be asked beforehand: no row gate,
         or one that reads its site within the steered pass.
     """
-    if attachment is None or not attachment.asks_first:
+    gate = None if attachment is None else attachment.row_gate
+    if gate is None or not gate.asks_first:
         return None
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
@@ -42,5 +43,5 @@ def row_decisions(
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         read = partial(forward, model, ids, mask, positions, use_cache=False)
         told = Forward(ids.shape[0], ids.shape[1], device, attention=mask)
-        found[index] = attachment.ask(read, told).to(device)
+        found[index] = gate.ask(read, told).to(device)
     return found

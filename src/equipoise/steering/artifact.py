@@ -169,6 +169,11 @@ def _locate(source: str | PathLike[str], revision: str | None) -> Path:
             raise SteeringError(f"{folder} is no steering: {' and '.join(missing)} missing")
         return folder
     text = str(source)
+    if folder.is_file():
+        raise SteeringError(
+            f"{source} is a file; a steering is a folder. Files made elsewhere (control vectors, "
+            "DSO's .pt) are read by equipoise.steering.importers, then save_pretrained"
+        )
     if folder.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise SteeringError(f"{source}: no such folder, and no hub id (owner/name)")
     from huggingface_hub import snapshot_download

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +12,10 @@ from equipoise.errors import SteeringError
 from equipoise.steering.address import Address
 from equipoise.steering.context import Forward, Generation
 from equipoise.steering.generation import Settings
+from equipoise.steering.guidance import is_guided
 from equipoise.steering.hooks import GateHook, InputHook, OutputHook
-from equipoise.steering.reading import prompt_pass, read_rows
 from equipoise.steering.recomputation import Recomputation
+from equipoise.steering.row_gate import RowGate
 from equipoise.steering.runtime import Runtime
 from equipoise.steering.strength import Strength, as_strength
 
@@ -30,6 +31,8 @@ class Attachment:
         model: The module it is attached to.
         sites: Modules steered, by site key.
         gate_first: Whether the gate's site comes before everything that is steered.
+        row_gate: The gate, if it decides per row.
+        recomputation: Watches gradient checkpointing.
         uid: Tells this steering, with its parameters as they now are, from any other.
         static: Whether every token of a row is steered alike, whatever the row holds.
         epoch: Another object after every change of the strength, or of the parameters (as seen
@@ -52,14 +55,16 @@ class Attachment:
         self._decision: Tensor | None = None
         self.gate_first = gate_first
         self.uid = steering.uid
-        self.static = steering.scope.everywhere and steering.gate is None
+        gate = steering.gate
+        self.static = steering.scope.everywhere and gate is None
+        self.row_gate = RowGate(gate, self) if gate is not None and gate.unit == "row" else None
         self._handles: list[Any] = []
-        self._recompute = Recomputation()
+        self.recomputation = Recomputation()
         self.runtime = Runtime.of(model) or Runtime(backbone)
         self.runtime.join(self, model)
-        if steering.gate is not None:
-            module = Address.parse(steering.gate.site).find(model)
-            gate_hook = GateHook(self, steering.gate)
+        if gate is not None:
+            module = Address.parse(gate.site).find(model)
+            gate_hook = GateHook(self, gate)
             self._handles.append(gate_hook.address.register(module, gate_hook))
         for key, module in sites.items():
             address = Address.parse(key)
@@ -168,70 +173,6 @@ class Attachment:
         flat = h.shape if h.ndim < 3 else h.shape[0]
         return flat, forward.rows, forward.generation is not None
 
-    def factor(self, h: Tensor, key: str) -> Tensor:
-        """Strength times token scope times gate, in a shape that broadcasts against ``h``.
-
-        Raises:
-            SteeringError: The activation does not have the rows and tokens it should have.
-        """
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._recompute.check(self.token, static=self.static)
-        # Compiled code must not read what changes between calls, or it would be compiled again.
-        compiling = torch.compiler.is_compiling()
-        strength = self._strength.to(h.device) if compiling else self.strength_on(h.device)
-        forward = None if compiling else self.runtime.forward
-        if self.static and strength.ndim == 0:
-            return strength
-        if forward is None:
-            if self.static and strength.shape[0] == h.shape[0] and h.ndim > 2:
-                return strength.reshape(-1, *[1] * (h.ndim - 1))
-            raise SteeringError(
-                f"{key}: {strength.numel()} strengths and an activation of shape "
-                f"{tuple(h.shape)}; compiled models and modules outside the language backbone "
-                "take one strength, or one per row, and no token scope or gate"
-            )
-        if strength.ndim:
-            strength = forward.expand(strength, "strength")
-        factor = strength.reshape(-1, 1, 1)
-        if not self.static:
-            factor = factor * self._chosen(forward).to(h.device)
-        return _shaped(factor, h, forward, key)
-
-    def _chosen(self, forward: Forward) -> Tensor:
-        """Token scope times gate, float32 [rows or 1, tokens or 1, 1]; once per pass."""
-        if self.uid in forward.chosen:
-            return forward.chosen[self.uid]
-        scope, gate = self.steering.scope, self.steering.gate
-        chosen = torch.ones(1, 1, 1, device=forward.device)
-        if "mask" in scope.parts:
-            chosen = self._masked(forward)
-        elif not scope.everywhere:
-            index, real = forward.layout()
-            chosen = scope.covers(index, real, forward.prompt_lengths()).float()[..., None]
-        if gate is not None:
-            decision = forward.decisions.get(self.uid)
-            if gate.unit == "token":
-                decision = forward.token_decisions.get(self.uid)
-            if decision is None and self.waits(forward):
-                decision = torch.zeros(forward.rows)  # of nothing: no token here is meant
-            if decision is None:
-                raise SteeringError(
-                    f"the gate at {gate.site} was not reached before a steered site"
-                )
-            if gate.unit == "row":
-                decision = decision[:, None]
-            chosen = chosen * decision[..., None].to(forward.device)
-        forward.chosen[self.uid] = chosen
-        return chosen
-
-    def _masked(self, forward: Forward) -> Tensor:
-        if self._mask is None:
-            raise SteeringError("the token scope is 'mask': set attachment.mask first")
-        mask = forward.expand(self._mask.to(forward.device), "mask")
-        more = forward.past + forward.tokens - mask.shape[1]
-        mask = nn.functional.pad(mask, (0, max(more, 0)))
-        return mask[:, forward.past : forward.past + forward.tokens].float()[..., None]
-
     # ---- what the runtime tells
 
     def open_pass(self) -> None:
@@ -254,33 +195,9 @@ class Attachment:
         if forward.past and self.touches(forward):
             self._check_cache(forward)
         if torch.is_grad_enabled():
-            self._recompute.forward(self.token)
-        gate = self.steering.gate
-        if gate is None or gate.unit == "token":
-            return
-        ahead = forward.generation.decisions if forward.generation else {}
-        decided = self._decision if self._decision is not None else ahead.get(self.uid)
-        if decided is not None:
-            self._settle(forward, forward.expand(decided, "gate decisions"))
-        elif self.uid in forward.decisions:
-            forward.decisions[self.uid] = forward.expand(
-                forward.decisions[self.uid], "cached gate decisions"
-            )
-        elif forward.past and not (self.prompt_may_be_parted and forward.given_lengths is not None):
-            raise SteeringError("the gate's prompt was cached before the gate was attached")
-        elif not self.gate_first:
-            alone = {**given, "use_cache": False, "past_key_values": None, "cache_params": None}
-            alone = {name: value for name, value in alone.items() if name in given}
-            forward.decisions[self.uid] = self.ask(lambda: self.runtime.backbone(**alone), forward)
-
-    def _settle(self, forward: Forward, decided: Tensor) -> None:
-        before = forward.decisions.get(self.uid)
-        if before is None:
-            forward.decisions[self.uid] = decided
-        elif not torch.allclose(before, decided.to(before), atol=1e-4):
-            raise SteeringError(
-                "the cache was filled under other gate decisions than this prompt gets: clear it"
-            )
+            self.recomputation.forward(self.token)
+        if self.row_gate is not None:
+            self.row_gate.begin(forward, given)
 
     def _check_cache(self, forward: Forward) -> None:
         filled = forward.stamp.strengths.get(self.uid) if forward.stamp else None
@@ -302,8 +219,8 @@ class Attachment:
             SteeringError: The strengths do not fit its prompts.
         """
         self.uid = self.steering.uid
-        if not self.static and settings.get("guidance_scale", 1) != 1:
-            raise SteeringError("classifier-free guidance with a token scope or a gate")
+        if not self.static and is_guided(settings):
+            self._check_guided()
         n, prompts = self._strength.numel(), generation.prompts
         if self._strength.ndim == 0 or n == prompts:
             return
@@ -314,82 +231,22 @@ class Attachment:
                 + ("" if beams > 1 else ", or one per returned sequence")
             )
 
-    @property
-    def asks_first(self) -> bool:
-        """Whether a row gate reads prompts in an unsteered pass of its own."""
-        gate = self.steering.gate
-        return gate is not None and gate.unit == "row" and not self.gate_first
-
-    def ask(self, call: Callable[[], Any], forward: Forward) -> Tensor:
-        """Row-gate decisions from an unsteered pass, which ends where the gate has read.
-
-        Set them as :attr:`decision` to steer the same prompts without asking again.
-
-        Args:
-            call: Runs the model on whole prompts.
-            forward: Tells of that pass.
-
-        Returns:
-            float32 [rows].
-        """
-        gate = self.steering.gate
-        assert gate is not None
-        return read_rows(gate, self.model, self.runtime, call, lambda _: forward)
+    def _check_guided(self) -> None:
+        # Both are told by the columns of the prompt; the unconditional prompt has others.
+        told = "prompt_lengths" if self.prompt_lengths is not None else ""
+        told = "the token scope 'mask'" if "mask" in self.steering.scope.parts else told
+        if told:
+            raise SteeringError(f"classifier-free guidance does not go with {told}")
 
     @property
     def prompt_may_be_parted(self) -> bool:
         """Whether a prompt's beginning may be cached before the rest of it is known.
 
-        Not where its tokens are steered, or not, by what a row gate says of the whole prompt.
+        Not where its tokens are steered, or not, by what is told of the whole prompt only.
         """
-        scope, gate = self.steering.scope, self.steering.gate
-        if "mask" in scope.parts:
+        if "mask" in self.steering.scope.parts:
             return False
-        if gate is None or gate.unit == "token":
-            return True
-        return self.gate_first and scope.spares_beginning and self._decision is None
-
-    def waits(self, forward: Forward) -> bool:
-        """Whether a row gate decides later: this pass holds beginnings of prompts, no more.
-
-        Only where ``prompt_lengths`` were set and nothing of a beginning is steered.
-        """
-        if forward.given_lengths is None or not self.prompt_may_be_parted:
-            return False
-        index, _ = forward.layout()
-        return bool((index[:, -1] < forward.prompt_lengths() - 1).all())
-
-    def reads_ahead(self, settings: Settings) -> bool:
-        """Whether a row gate must read the prompt before ``generate`` feeds it."""
-        gate = self.steering.gate
-        if gate is None or gate.unit != "row" or self._decision is not None:
-            return False
-        return not self.gate_first or settings.get("prefill_chunk_size", None) is not None
-
-    def read_ahead(self, call: Callable[[], Any], generation: Generation) -> Tensor:
-        """Row-gate decisions from an unsteered pass over the prompts, float32 [prompts].
-
-        Args:
-            call: Runs the model on the prompts (each repeated once per beam or sample).
-            generation: What is generated.
-        """
-        gate = self.steering.gate
-        assert gate is not None
-        decisions = read_rows(
-            gate, self.model, self.runtime, call, lambda rows: prompt_pass(rows, generation)
-        )
-        return decisions[:: decisions.shape[0] // generation.prompts]
-
-
-def _shaped(factor: Tensor, h: Tensor, forward: Forward, key: str) -> Tensor:
-    if h.ndim == 3 and h.shape[0] == forward.rows and factor.shape[1] in (1, h.shape[1]):
-        return factor
-    if h.ndim == 2 and h.shape[0] == forward.rows * forward.tokens:
-        return factor.expand(forward.rows, forward.tokens, 1).reshape(-1, 1)
-    raise SteeringError(
-        f"{key}: activation of shape {tuple(h.shape)} in a pass of {forward.rows} rows x "
-        f"{forward.tokens} tokens; only one strength for all, without scope or gate, fits there"
-    )
+        return self.row_gate is None or self.row_gate.prompt_may_be_parted
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

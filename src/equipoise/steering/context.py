@@ -107,6 +107,7 @@ class Forward:
         decisions: Row-gate decisions known so far, by steering: float32 [rows].
         token_decisions: Token-gate decisions of this pass: float32 [rows, tokens].
         chosen: Token scope times gate of this pass: float32 [rows or 1, tokens or 1, 1].
+        over: Whether the whole model is through with it.
     """
 
     rows: int
@@ -121,6 +122,7 @@ class Forward:
     decisions: dict[str, Tensor] = field(default_factory=dict)
     token_decisions: dict[str, Tensor] = field(default_factory=dict)
     chosen: dict[str, Tensor] = field(default_factory=dict)
+    over: bool = False
     _layout: tuple[Tensor, Tensor] | None = None
     _lengths: Tensor | None = None
 

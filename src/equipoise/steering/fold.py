@@ -1,9 +1,9 @@
 """Bake a steering at one strength into ordinary weights.
 
-The output h of a norm becomes (1 + ωa) ⊙ h + ωb. The slope goes into the norm's own scale; the
-shift into its bias, or, where it has none, into the biases of the linears that read it:
-W(h + ωb) = Wh + ωWb. Where neither exists, folding is refused: a stock class would drop the bias
-when the checkpoint is loaded.
+The output h of a norm becomes (1 + ωa) ⊙ h + ωb. The slope goes into the norm's own scale, the
+shift into its bias; where it lacks them, into the weights and biases of the linears that read it. A
+vector added to what another module returns goes into a bias in it. What has no such home is
+refused: a stock class would drop a bias it does not know when the checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from equipoise.errors import SteeringError
 from equipoise.models.backbone import text_config
 from equipoise.models.model import Model, unwrap
 from equipoise.steering.fold_llama import as_llama_model, fits_llama
-from equipoise.steering.fold_plan import Edit, plan, scale_norm
+from equipoise.steering.fold_plan import plan
 from equipoise.steering.preflight import check_attachable
 from equipoise.steering.runtime import Runtime
 
@@ -42,7 +42,8 @@ def fold(
 
     Args:
         model: The base model, with nothing attached. It is not changed.
-        steering: Transforms at norm outputs, for all tokens, without a gate.
+        steering: Transforms of norms and of what linears read, vectors added to what other modules
+            return; for all tokens, without a gate.
         strength: ω, one number.
         allow_mismatch: Take a model of other weights than the steering was made for.
         as_llama: Return a ``LlamaForCausalLM``, whose norms all but the last can take a bias;
@@ -69,18 +70,18 @@ def fold(
             "if need be"
         )
     folded = as_llama_model(root) if as_llama else _copy(root)
-    edits = plan(folded, steering, strength, _ways_out(root, as_llama))
-    _grow_biases(folded, edits)
-    for edit in edits:
-        _bake(folded, edit)
+    changes = plan(folded, steering, strength, _ways_out(root, as_llama))
+    _grow_biases(folded, changes.flags)
+    for edit in changes.edits:
+        edit.bake(folded)
     return folded
 
 
-def _ways_out(root: nn.Module, as_llama: bool) -> str:
-    ways = ["fit slopes only (parameters='slope')", "fit the foldable profile"]
+def _ways_out(root: nn.Module, as_llama: bool) -> list[str]:
+    ways = ["serve the steering attached"]
     if not as_llama and fits_llama(root):
-        ways.append("export as a Llama checkpoint (--as-llama; not for the last norm)")
-    return f"{', '.join(ways)}, or serve the steering attached"
+        ways.insert(0, "export as a Llama checkpoint (--as-llama; not for the last norm)")
+    return ways
 
 
 def _copy(root: nn.Module) -> PreTrainedModel:
@@ -93,9 +94,8 @@ def _copy(root: nn.Module) -> PreTrainedModel:
     return cast("PreTrainedModel", copy.deepcopy(root, memo))
 
 
-def _grow_biases(model: PreTrainedModel, edits: list[Edit]) -> None:
+def _grow_biases(model: PreTrainedModel, flags: Mapping[str, bool]) -> None:
     """Switch on the configuration flags the homes need, and make every bias these bring, zero."""
-    flags: Mapping[str, bool] = {k: v for e in edits if e.shifts for k, v in e.home.flags.items()}
     if not flags:
         return
     for name, value in flags.items():
@@ -113,25 +113,3 @@ def _grow_biases(model: PreTrainedModel, edits: list[Edit]) -> None:
         like = cast("torch.Tensor", module.weight)
         zeros = torch.zeros(parameter.shape, dtype=like.dtype, device=like.device)
         module.bias = nn.Parameter(zeros, requires_grad=like.requires_grad)
-
-
-def _bake(model: PreTrainedModel, edit: Edit) -> None:
-    norm = model.get_submodule(edit.path)
-    scale_norm(norm, edit.gain, edit.shift, edit.offset)
-    if not edit.shifts:
-        return
-    for path in edit.home.linears:
-        linear = model.get_submodule(path)
-        bias, weight = getattr(linear, "bias", None), cast("torch.Tensor", linear.weight)
-        if not isinstance(bias, nn.Parameter) or not weight.is_floating_point():
-            raise SteeringError(
-                f"cannot fold the bias of {edit.path} into {path}: a "
-                f"{type(linear).__name__} without a plain weight and bias"
-            )
-        exact = weight.detach().double()
-        # Conv1D of GPT-2 keeps its weight as [in, out].
-        exact = exact.T if type(linear).__name__ == "Conv1D" else exact
-        more = exact @ edit.shift.to(exact.device)
-        linear.bias = nn.Parameter(
-            (bias.detach().double() + more).to(bias), requires_grad=bias.requires_grad
-        )

@@ -42,7 +42,7 @@ def card(model: Model | nn.Module, steering: Steering, report: FoldReport) -> st
             *front,
             f"# {base or report.architecture}, steered at ω = {report.strength:g} and folded",
             "",
-            "An ordinary checkpoint: a steering fitted with equipoise was baked into the norms "
+            "An ordinary checkpoint: a steering fitted with equipoise was baked into the weights "
             "of the base model at one strength. It needs neither equipoise nor hooks, and the "
             "strength can no longer be changed. The base model's licence and limits apply.",
             "",

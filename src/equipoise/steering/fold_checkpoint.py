@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -11,17 +10,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.backbone import text_config, token_ids
 from equipoise.models.model import Model, unwrap
+from equipoise.steering.choices import Recording, Replaying
 from equipoise.steering.fold import fold
 from equipoise.steering.fold_card import card
+from equipoise.steering.prompts import random_prompts
 from equipoise.steering.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _TEXT = (
     "A doctor, a secretary and a carpenter walk in. The first one to speak is",
 )
 _ROWS, _TOKENS = 2, 16
-_MAY_FLIP = 1 / 8
 _MASK = 1e4
 
 
@@ -51,10 +50,11 @@ class FoldReport:
         dtype: Of the weights.
         shards: Number of weight files.
         max_logit_difference: Largest difference between a logit of the reloaded checkpoint and
-            one of the model with the steering attached, over the tokens within tolerance.
+            one of the model with the steering attached, over all tokens. A mixture of experts was
+            made to choose the experts the steered model chose.
         tolerance: What it had to stay under.
-        tokens_off: Share of tokens over the tolerance. Only a mixture of experts may have any (at
-            most one in eight): where two experts tie, rounding picks one.
+        ties: Choices of experts that the checkpoint alone would have made otherwise, because two
+            scores are equal up to rounding.
         max_logit_effect: Largest difference between a steered logit and the base model's.
         prompts: Number of prompts compared.
     """
@@ -68,7 +68,7 @@ class FoldReport:
     shards: int
     max_logit_difference: float
     tolerance: float
-    tokens_off: float
+    ties: int
     max_logit_effect: float
     prompts: int
 
@@ -115,12 +115,14 @@ def fold_checkpoint(
         _write(folded, model, folder, max_shard_size)
         prompts = _prompts(model)
         base = _logits(root, prompts)
-        with steering.applied(root, strength, allow_mismatch=allow_mismatch):
+        with steering.applied(root, strength, allow_mismatch=allow_mismatch), Recording() as made:
             wanted = _logits(root, prompts)
-        found = _logits(_reload(folded, folder), prompts)
-        difference = _differences(wanted, found)
-        tolerance = TOLERANCE.get(folded.dtype, TOLERANCE[torch.bfloat16]) * _scale(wanted)
-        off = ~(difference <= tolerance)  # NaN is off
+        reloaded = _reload(folded, folder)
+        with Replaying(made) as replay:
+            found = _logits(reloaded, prompts)
+        difference = _difference(wanted, found)
+        share = TOLERANCE.get(folded.dtype, TOLERANCE[torch.bfloat16])
+        tolerance = share * _scale(wanted)
         report = FoldReport(
             folder=str(target),
             architecture=type(folded).__name__,
@@ -129,17 +131,19 @@ def fold_checkpoint(
             sites=len(steering.transforms),
             dtype=str(folded.dtype).removeprefix("torch."),
             shards=len(list(folder.glob("*.safetensors"))),
-            max_logit_difference=float(difference[~off].max()) if not off.all() else math.inf,
+            max_logit_difference=difference,
             tolerance=tolerance,
-            tokens_off=float(off.float().mean()),
-            max_logit_effect=float(_differences(wanted, base).max()),
+            ties=replay.ties,
+            max_logit_effect=_difference(wanted, base),
             prompts=sum(len(ids) for ids in prompts),
         )
-        if report.tokens_off > (_MAY_FLIP if _routes(folded) else 0):
+        # Written so that NaN fails.
+        if not (difference <= tolerance and replay.margin <= share):
             raise SteeringError(
-                f"the folded checkpoint differs from the steered model by up to "
-                f"{float(difference.max()):.3g} in a logit (tolerance {tolerance:.3g}): nothing "
-                f"was written to {target}; please report this architecture"
+                f"the folded checkpoint differs from the steered model by up to {difference:.3g} "
+                f"in a logit (tolerance {tolerance:.3g}), in its choice of experts by a score of "
+                f"{replay.margin:.3g} (tolerance {share:.3g}): nothing was written to {target}; "
+                "please report this architecture"
             )
         (folder / "README.md").write_text(card(model, steering, report), encoding="utf-8")
         _move(folder, target)
@@ -178,7 +182,9 @@ def _write(
 ) -> None:
     try:
         folded.save_pretrained(folder, max_shard_size=max_shard_size)
-    except (RuntimeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a configuration that its own class refuses, among others
         first = str(error).strip().splitlines()[0]
         raise SteeringError(f"{type(folded).__name__} cannot be saved: {first}") from error
     if isinstance(model, Model):
@@ -214,17 +220,10 @@ def _reload(folded: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def _prompts(model: Model | nn.Module) -> list[Tensor]:
     """Batches of token ids: random ones, and the tokenizer's reading of a text."""
-    config = text_config(model)
-    ids = torch.arange(config.vocab_size)
-    # Tokens that stand for an image ask for one.
-    special = [v for v in token_ids(cast(Any, unwrap(model).config).to_dict()) if v < len(ids)]
-    ids = ids[~torch.isin(ids, torch.tensor(special, dtype=torch.int64))]
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randint(len(ids), (_ROWS, _TOKENS), generator=generator)
-    batches = [ids[chosen]]
+    batches = [random_prompts(model, _ROWS, _TOKENS)]
     if isinstance(model, Model) and model.tokenizer is not None:
         batches += [model.tokenizer(text, return_tensors="pt").input_ids for text in _TEXT]
-    return batches
+    return [ids for ids in batches if ids.numel()]  # a tokenizer may know none of the words
 
 
 @torch.no_grad()
@@ -233,19 +232,15 @@ def _logits(model: nn.Module, prompts: list[Tensor]) -> list[Tensor]:
     return [model(ids.to(device), use_cache=False).logits.float().cpu() for ids in prompts]
 
 
-def _differences(wanted: list[Tensor], found: list[Tensor]) -> Tensor:
-    """Largest difference of a logit, float32 [all tokens]."""
+def _difference(wanted: list[Tensor], found: list[Tensor]) -> float:
+    """Largest difference of a logit."""
     pairs = zip(wanted, found, strict=True)
-    return torch.cat([(w - f).abs().amax(-1).flatten() for w, f in pairs])
+    return float(torch.stack([(w - f).abs().max() for w, f in pairs]).max())
 
 
 def _scale(logits: list[Tensor]) -> float:
     """The largest logit that is no mask (some models forbid tokens by huge negative logits)."""
     return max(float(x[x.abs() < _MASK].abs().max()) for x in logits)
-
-
-def _routes(model: nn.Module) -> bool:
-    return any("expert" in name for name, _ in model.named_parameters())
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -1,22 +1,23 @@
-"""What a fold changes: which norm gets which slope and shift, and where its shift goes."""
+"""What a fold changes: which modules get which slopes and shifts, or why it cannot be."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.backbone import Site, norm_sites, norm_width
+from equipoise.models.backbone import Site, in_features, norm_sites, norm_width
 from equipoise.steering.address import Address
 from equipoise.steering.affine_form import affine_form
-from equipoise.steering.homes import Home, bias_home
+from equipoise.steering.fold_edits import Edit, merged
+from equipoise.steering.homes import Homes, scale_offset
 from equipoise.steering.transforms import Transform
+from equipoise.steering.writers import bias_flags, writers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,41 +25,66 @@ if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
 
 _SHOWN = 4
-_PROBE_ROWS = 8
+# What may have no home in a checkpoint, and what to do about it.
+_SLOPE, _BIAS, _OUTPUT = "the slope", "the bias", "what is added to the output"
+_WAYS_OUT = {
+    _SLOPE: "fit the foldable profile (it leaves them out)",
+    _BIAS: "fit slopes only (parameters='slope') or the foldable profile",
+    _OUTPUT: "steer norms instead",
+}
 
 
 @dataclass(frozen=True)
-class Edit:
-    """What folding does to one norm: its output h becomes ``gain ⊙ h + shift``.
+class Plan:
+    """What folding does.
 
     Attributes:
-        path: Module path of the norm.
-        gain: 1 + ωa, float64 [d] on CPU.
-        shift: ωb, float64 [d] on CPU.
-        offset: The norm scales by ``offset + weight``: 0, or 1 for Gemma's way of storing it.
-        home: Where a shift that is not zero goes.
+        edits: One per end of a module.
+        flags: Settings of the text configuration that bring the biases the edits need.
     """
 
-    path: str
+    edits: list[Edit]
+    flags: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a steering at one strength does at one site: x becomes ``gain ⊙ x + shift``."""
+
+    key: str
+    address: Address
+    module: nn.Module
     gain: Tensor
     shift: Tensor
-    offset: float
-    home: Home = Home()  # noqa: RUF009 - a frozen dataclass
+
+    @property
+    def scales(self) -> bool:
+        return bool((self.gain != 1).any())
 
     @property
     def shifts(self) -> bool:
-        """Whether there is a bias to bring home."""
         return bool(self.shift.any())
 
+    def widened(self, width: int) -> tuple[Tensor, Tensor]:
+        """Gain and shift at the full width of the site, float64 [width]."""
+        if self.address.span is None:
+            return self.gain, self.shift
+        gain, shift = _neutral(width)
+        part = slice(*self.address.span)
+        gain[part], shift[part] = self.gain, self.shift
+        return gain, shift
 
-def plan(model: PreTrainedModel, steering: Steering, strength: float, ways_out: str) -> list[Edit]:
+
+def plan(
+    model: PreTrainedModel, steering: Steering, strength: float, ways_out: Sequence[str]
+) -> Plan:
     """Work out the edits, or refuse.
 
     Args:
         model: The model whose checkpoint is wanted; it is not changed.
-        steering: Transforms at norm outputs, for all tokens, without a gate.
+        steering: Transforms for all tokens, without a gate.
         strength: ω.
-        ways_out: What to do about a bias without a home, for the refusal.
+        ways_out: What to do about any part without a home, for the refusal.
 
     Raises:
         SteeringError: Part of the steering has no place in an ordinary checkpoint.
@@ -72,134 +98,136 @@ def plan(model: PreTrainedModel, steering: Steering, strength: float, ways_out: 
             f"cannot fold the token scope '{steering.scope}': a checkpoint treats all tokens "
             "alike; serve it attached, or fit with the scope 'all'"
         )
-    sites = {site.path: site for site in norm_sites(model)}
-    owners = _owners(model)
-    edits, homeless = [], []
+    norms = {site.path: site for site in norm_sites(model)}
+    draft = _Draft(model)
+    read, written = [], []
     for key, transform in steering.transforms.items():
-        address = Address.parse(key)
-        module = address.find(model)
-        if address.input or (norm_width(module) is None and address.path not in sites):
+        change = _change(model, key, transform, strength)
+        path = change.address.path
+        if change.address.input:
+            read.append(change)
+        elif path in norms or norm_width(change.module) is not None:
+            draft.norm(change, norms.get(path, Site(path, norm_width(change.module) or 0)))
+        else:
+            written.append(change)
+    # Edits of one module are merged in the order of the computation: norms before their readers.
+    for change in read:
+        draft.reader(change)
+    draft.outputs(written)
+    if draft.homeless:
+        lists = (f"{part} of {_enumerate(paths)}" for part, paths in draft.homeless.items())
+        ways = [*(_WAYS_OUT[part] for part in draft.homeless), *ways_out]
+        raise SteeringError(
+            f"a checkpoint of {type(model).__name__} has no place for {' and '.join(lists)}: "
+            f"{', '.join(ways[:-1])}, or {ways[-1]}"
+        )
+    return Plan(merged(draft.edits), draft.flags)
+
+
+class _Draft:
+    """Edits so far, the settings they need, and the sites whose part has no home, by part."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.homes = model, Homes(model)
+        self.edits: list[Edit] = []
+        self.flags: dict[str, bool] = {}
+        self.homeless: dict[str, list[str]] = {}
+
+    def norm(self, change: _Change, site: Site) -> None:
+        """A change of what a norm returns."""
+        if self.homes.shares(change.module):
             raise SteeringError(
-                f"cannot fold the steering of {key}: only what a norm returns can be folded (this "
-                f"is {'the input of ' if address.input else ''}a {type(module).__name__}); serve "
+                f"cannot fold the steering of {change.key}: its weight is shared with another "
+                "module; serve it attached"
+            )
+        gain, shift = change.widened(site.width)
+        one, zero = _neutral(len(gain))
+        own_gain, own_shift = one, zero
+        if change.scales:
+            home = self.homes.slope(site)
+            if home is None:
+                self._homeless(_SLOPE, site.path)
+            elif home.linears:
+                self._read(home.linears, gain, zero)
+            else:
+                own_gain = gain
+        if change.shifts:
+            home = self.homes.bias(site)
+            if home is None:
+                self._homeless(_BIAS, site.path)
+            elif home.linears:
+                self._read(home.linears, one, shift)
+                self.flags.update(home.flags)
+            else:
+                own_shift = shift
+        if own_gain is not one or own_shift is not zero:
+            offset = scale_offset(change.module) or 0.0
+            self.edits.append(Edit(site.path, "returns", own_gain, own_shift, offset))
+
+    def reader(self, change: _Change) -> None:
+        """A change of what a linear reads."""
+        width, path = in_features(change.module), change.address.path
+        if width is None or self.homes.shares(change.module):
+            raise SteeringError(
+                f"cannot fold the steering of {change.key}: it is the input of a "
+                f"{type(change.module).__name__}, not of a linear with a weight of its own; serve "
                 "it attached"
             )
-        _check_unshared(key, module, owners)
-        gain, shift = _affine(transform, strength)
-        if address.span:
-            gain, shift = _widen(gain, 1.0, address, module), _widen(shift, 0.0, address, module)
-        site = sites.get(address.path, Site(address.path, len(gain)))
-        home = bias_home(model, site)
-        if home is None and bool(shift.any()):
-            homeless.append(address.path)
-        edits.append(Edit(address.path, gain, shift, _offset(key, module), home or Home()))
-    if homeless:
-        raise SteeringError(
-            f"a {type(model).__name__} checkpoint has no place for the bias of "
-            f"{_enumerate(homeless)}: {ways_out}"
-        )
-    return _merged(edits)
+        if change.shifts and getattr(change.module, "bias", None) is None:
+            flags = self._bias_flags.get(path)
+            if flags is None:
+                self._homeless(_BIAS, change.key)
+                return
+            self.flags.update(flags)
+        self._read((path,), *change.widened(width))
+
+    def outputs(self, changes: list[_Change]) -> None:
+        """Changes of what other modules return: blocks, attention and feed-forward modules."""
+        for change in changes:
+            if change.scales:
+                raise SteeringError(
+                    f"cannot fold the steering of {change.key}: what a "
+                    f"{type(change.module).__name__} returns can be added to, not scaled; serve it "
+                    "attached"
+                )
+        changes = [change for change in changes if change.shifts]
+        found = writers(self.model, [change.address.path for change in changes])
+        for change in changes:
+            writer = found.get(change.address.path)
+            if writer is None or self.homes.shares(self.model.get_submodule(writer.path)):
+                self._homeless(_OUTPUT, change.address.path)
+                continue
+            gain, shift = change.widened(writer.width)
+            self.edits.append(Edit(writer.path, "returns", gain, shift / writer.scale))
+            self.flags.update(writer.flags)
+
+    @cached_property
+    def _bias_flags(self) -> Mapping[str, Mapping[str, bool]]:
+        return bias_flags(self.model)
+
+    def _read(self, linears: Iterable[str], gain: Tensor, shift: Tensor) -> None:
+        self.edits += [Edit(path, "reads", gain, shift) for path in linears]
+
+    def _homeless(self, what: str, path: str) -> None:
+        self.homeless.setdefault(what, []).append(path)
 
 
-def _affine(transform: Transform, strength: float) -> tuple[Tensor, Tensor]:
-    """Gain and shift, float64 [d], of a transform at a strength."""
-    one = torch.ones(transform.width, dtype=torch.float64)
-    zero = torch.zeros_like(one)
-
-    def scaled(vector: Tensor | None) -> Tensor:
-        return zero if vector is None else strength * vector.detach().to("cpu", torch.float64)
-
-    slope, shift = affine_form(transform)
-    return one + scaled(slope), scaled(shift)
-
-
-def _check_unshared(key: str, module: nn.Module, owners: dict[int, set[int]]) -> None:
-    for parameter in module.parameters(recurse=False):
-        if owners[id(parameter)] != {id(module)}:
-            raise SteeringError(
-                f"cannot fold the steering of {key}: its weight is shared with another module"
-            )
-
-
-def _owners(model: nn.Module) -> dict[int, set[int]]:
-    """Which modules hold a parameter, by identity."""
-    owners: dict[int, set[int]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(id(module))
-    return owners
-
-
-def _offset(key: str, norm: nn.Module) -> float:
-    """How the norm stores its scale, found by trying: scale it and see what it returns.
-
-    Class names do not tell: some architectures store γ, some γ − 1, some no γ at all.
-    """
-    weight = getattr(norm, "weight", None)
-    if isinstance(weight, nn.Parameter):
-        # A copy in float32 on the CPU, whatever the model's dtype and device.
-        norm = copy.deepcopy(norm).to("cpu", torch.float32)
-        generator = torch.Generator().manual_seed(0)
-        width = weight.shape[-1]
-        h = torch.randn(_PROBE_ROWS, width, generator=generator)
-        gain = 1 + 0.5 * torch.rand(width, generator=generator)
-        for offset in (0.0, 1.0):
-            scaled = copy.deepcopy(norm)
-            scale_norm(scaled, gain.double(), torch.zeros(width), offset)
-            with torch.no_grad(), suppress(TypeError, ValueError, RuntimeError):
-                # Suppressed: a norm that asks for more than an activation cannot be tried.
-                if torch.allclose(scaled(h), gain * norm(h), rtol=1e-4, atol=1e-5):
-                    return offset
-    raise SteeringError(
-        f"cannot fold the steering of {key}: {type(norm).__name__} has no weight that scales what "
-        "it returns; serve it attached"
+def _change(model: nn.Module, key: str, transform: Transform, strength: float) -> _Change:
+    address = Address.parse(key)
+    one, zero = _neutral(transform.width)
+    slope, shift = (
+        zero if vector is None else strength * vector.detach().to("cpu", torch.float64)
+        for vector in affine_form(transform)
     )
+    return _Change(key, address, address.find(model), one + slope, shift)
 
 
-def scale_norm(norm: nn.Module, gain: Tensor, shift: Tensor, offset: float) -> None:
-    """Make a norm return ``gain ⊙ h + shift`` where it returned h; its parameters are replaced.
-
-    A shift that is not zero needs a norm with a bias.
-    """
-    weight = cast(Tensor, norm.weight)
-    new = (offset + _exact(weight)) * gain - offset
-    norm.weight = nn.Parameter(new.to(weight), requires_grad=weight.requires_grad)
-    bias = getattr(norm, "bias", None)
-    if isinstance(bias, nn.Parameter):
-        new = _exact(bias) * gain + shift
-        norm.bias = nn.Parameter(new.to(bias), requires_grad=bias.requires_grad)
-
-
-def _exact(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", torch.float64)
-
-
-def _widen(part: Tensor, neutral: float, address: Address, norm: nn.Module) -> Tensor:
-    """A slice's vector at the full width of its norm."""
-    assert address.span is not None
-    whole = torch.full((cast(int, norm_width(norm)),), neutral, dtype=torch.float64)
-    whole[address.span[0] : address.span[1]] = part
-    return whole
-
-
-def _merged(edits: Iterable[Edit]) -> list[Edit]:
-    """One edit per norm: slices of one norm do not overlap, so gains multiply and shifts add."""
-    by_path: dict[str, Edit] = {}
-    for edit in edits:
-        before = by_path.get(edit.path)
-        if before is not None:
-            edit = Edit(
-                edit.path,
-                before.gain * edit.gain,
-                before.shift + edit.shift,
-                edit.offset,
-                edit.home,
-            )
-        by_path[edit.path] = edit
-    return list(by_path.values())
+def _neutral(width: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
 
 
 def _enumerate(paths: list[str]) -> str:
     shown = ", ".join(paths[:_SHOWN])
     more = len(paths) - _SHOWN
-    return f"{len(paths)} norms ({shown}{f' and {more} more' if more > 0 else ''})"
+    sites = "sites" if len(paths) > 1 else "site"
+    return f"{len(paths)} {sites} ({shown}{f' and {more} more' if more > 0 else ''})"

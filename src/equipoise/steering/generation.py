@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering.context import Generation, cache_of, tokens_in
+from equipoise.steering.guidance import guided, is_guided
 
 if TYPE_CHECKING:
     from equipoise.steering.runtime import Runtime
@@ -56,12 +58,21 @@ class SteeredGenerate:
         generation = _started(inputs, kwargs, settings.get("pad_token_id", None))
         for attachment in self.runtime.attachments:
             attachment.begin_generation(generation, settings)
-            if attachment.reads_ahead(settings):
+            gate = attachment.row_gate
+            if gate is not None and gate.reads_ahead(settings):
                 _check_whole(inputs, generation)
-                generation.decisions[attachment.uid] = attachment.read_ahead(
+                generation.decisions[attachment.uid] = gate.read_ahead(
                     lambda: self._run(args, {**kwargs, **_FIRST_PASS}), generation
                 )
-        with self.runtime.generating(generation):
+        runtime = self.runtime
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(runtime.generating(generation))
+            if not all(attachment.static for attachment in runtime.attachments):
+                # On an accelerator, generate compiles the model for a static cache by itself.
+                kwargs = {**kwargs, "disable_compile": True}
+                if is_guided(settings):
+                    parts = runtime, self.root, kwargs, settings, generation
+                    kwargs = stack.enter_context(guided(*parts))
             return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

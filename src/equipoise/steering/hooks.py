@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address, activation
+from equipoise.steering.factor import factor
 from equipoise.steering.gates import Gate
 from equipoise.steering.reading import decide_rows
 from equipoise.steering.transforms import Coefficients, Transform
@@ -70,7 +71,10 @@ class SiteHook:
         h = activation(value, module)
         part = self.address.take(h)
         new = self.address.put(h, self._steered(part, fresh))
-        return (new, *value[1:]) if isinstance(value, tuple) else new
+        if not isinstance(value, tuple):
+            return new
+        whole = (new, *value[1:])
+        return value._make(whole) if hasattr(value, "_make") else whole  # a named tuple stays one
 
     def _steered(self, h: Tensor, fresh: bool) -> Tensor:
         if h.shape[-1] != self.transform.width:
@@ -79,10 +83,10 @@ class SiteHook:
                 f"the activation {h.shape[-1]}"
             )
         if fresh:
-            return self.transform(h, self.attachment.factor(h, self.address.path))
+            return self.transform(h, factor(self.attachment, h, self.address.path))
         if not self.attachment.static:
-            factor = self.attachment.factor(h, self.address.path)
-            return self.transform.steer_tokens(h, factor.to(h))
+            strength = factor(self.attachment, h, self.address.path)
+            return self.transform.steer_tokens(h, strength.to(h))
         return self.transform.steer(h, self._coefficients(h))
 
     def _coefficients(self, h: Tensor) -> Coefficients:
@@ -91,8 +95,8 @@ class SiteHook:
         versions = [p._version for p in self._counted]
         state = (attachment.epoch, h.dtype, h.device, batch, versions)
         if self._kept is None or self._kept[:-1] != state:
-            factor = attachment.factor(h, self.address.path)
-            self._kept = _Kept(*state, self.transform.prepare(factor, h))
+            strength = factor(attachment, h, self.address.path)
+            self._kept = _Kept(*state, self.transform.prepare(strength, h))
         return self._kept.coefficients
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,12 +131,11 @@ class GateHook:
         forward = self.attachment.runtime.forward
         if forward is None or self.attachment.runtime.muted:
             return
-        uid = self.attachment.uid
-        decides = self.gate.unit == "row"
-        if decides and (uid in forward.decisions or self.attachment.waits(forward)):
+        uid, row_gate = self.attachment.uid, self.attachment.row_gate
+        if row_gate is not None and (uid in forward.decisions or row_gate.waits(forward)):
             return
         h = self.address.take(activation(args if self.address.input else output, module))
-        if self.gate.unit == "row":
+        if row_gate is not None:
             forward.decisions[uid] = decide_rows(self.gate, h, forward)
         else:
             with torch.no_grad():

@@ -36,6 +36,7 @@ class _PerThread(threading.local):
     forward: Forward | None = None
     generation: Generation | None = None
     root_mask: Tensor | None = None
+    in_root: bool = False
 
 
 class Runtime:
@@ -76,6 +77,8 @@ class Runtime:
             raise SteeringError(
                 "another thread is steering this model; share its attachment, or copy the model"
             )
+        if all(other.static for other in self.attachments) and not attachment.static:
+            self._handles.append(root.register_forward_hook(_RootAfter(self)))
         self.attachments.append(attachment)
         if root not in self._proxied:
             self._handles.append(root.register_forward_pre_hook(_Root(self), with_kwargs=True))
@@ -171,6 +174,7 @@ class Runtime:
         if forward is None or self.muted:
             return
         self._local.root_mask = None
+        forward.over = not self._local.in_root
         for attachment in self.attachments:
             attachment.close_pass()
         cache = cache_of(output)
@@ -192,15 +196,22 @@ class Runtime:
     @contextmanager
     def generating(self, generation: Generation) -> Iterator[None]:
         """A ``generate`` call in this thread."""
-        self._local.generation = generation
+        before, self._local.generation = self._local.generation, generation
         try:
             yield
         finally:
-            self._local.generation = None
+            self._local.generation = before
 
-    def note_root_mask(self, mask: Any) -> None:
-        """Keep the 2-D attention mask the whole model got: a VLM's backbone may not see it."""
+    def open_root(self, mask: Any) -> None:
+        """A pass of the whole model starts; a VLM's backbone may not see its 2-D attention mask."""
+        self._local.in_root = True
         self._local.root_mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def close_root(self) -> None:
+        """It is over: compiled code, which opens no pass, must not go by this one."""
+        self._local.in_root = False
+        if self.forward is not None:
+            self.forward.over = True
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
@@ -238,4 +249,10 @@ class _Root(_Before):
         if torch.compiler.is_compiling():
             return
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        self.runtime.note_root_mask(mask)
+        self.runtime.open_root(mask)
+
+
+class _RootAfter(_Before):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.runtime.close_root()

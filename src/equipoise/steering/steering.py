@@ -20,7 +20,7 @@ from equipoise.models.model import Model, unwrap
 from equipoise.steering.address import Address
 from equipoise.steering.attachment import Attachment
 from equipoise.steering.gates import Gate
-from equipoise.steering.homes import bias_home
+from equipoise.steering.homes import Homes
 from equipoise.steering.info import Parameters, SteeringInfo
 from equipoise.steering.preflight import check_attachable, precedes
 from equipoise.steering.scope import Scope
@@ -80,8 +80,8 @@ class Steering:
         Args:
             model: A model, not on the meta device.
             parameters: Slopes, biases, or both.
-            foldable: Leave the bias out where an ordinary checkpoint of this architecture has no
-                place for it, and at the final norm.
+            foldable: Leave out what an ordinary checkpoint of this architecture has no place for,
+                and the bias of the final norm.
             final_norm: Include the norm after the last block.
 
         Returns:
@@ -90,13 +90,15 @@ class Steering:
         Raises:
             SteeringError: Nothing is left to steer.
         """
-        root = unwrap(model)
+        root, homes = unwrap(model), Homes(model)
         transforms: dict[str, Transform] = {}
         for site in norm_sites(model, final=final_norm):
             weight = next(root.get_submodule(site.path).parameters(), None)
             device = None if weight is None or weight.is_meta else weight.device
-            home = site.role != "final_norm" and bias_home(model, site) is not None
-            slope, bias = parameters != "bias", parameters != "slope" and (home or not foldable)
+            biased = not foldable or (site.role != "final_norm" and homes.bias(site) is not None)
+            sloped = not foldable or homes.slope(site) is not None
+            slope = parameters != "bias" and sloped
+            bias = parameters != "slope" and biased
             if slope or bias:
                 a = torch.zeros(site.width, device=device) if slope else None
                 b = torch.zeros(site.width, device=device) if bias else None
