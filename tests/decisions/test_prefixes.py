@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.decisions import ladder, prefixes
-from equipoise.decisions.activations import prompt_activations
+from equipoise.decisions.activations import (
+    answer_activations,
+    decide_and_read,
+    prompt_activations,
+)
 from equipoise.decisions.decide import decide
 from equipoise.decisions.encode import Encoded
 from equipoise.errors import SteeringError
@@ -101,6 +105,32 @@ def test_a_gate_decides_for_each_row(tiny: Model, reads) -> None:
     off, on = decide(tiny, ITEMS, steering=gated, strengths=[0.0, 1.0])
     assert reads
     np.testing.assert_array_equal(np.abs(off.scores - on.scores).max(1) > 1e-4, opens)
+
+
+def test_activations_are_read_after_shared_beginnings(tiny: Model, reads) -> None:
+    """Of prompts, of answers and with decisions: as of each row on its own."""
+    sites = ["model.layers.0", "model.layers.1"]
+    items = [*ITEMS, ALONE]
+    answers = [(item, k) for item in items for k in (0, 1)]
+    alone = torch.cat([prompt_activations(tiny, [item], sites) for item in items])
+    answered = torch.cat([answer_activations(tiny, [answer], sites) for answer in answers])
+    assert not reads
+    for read, wanted in (
+        (lambda: prompt_activations(tiny, items, sites), alone),
+        (lambda: prompt_activations(tiny, items, sites, batch_tokens=60), alone),
+        (lambda: answer_activations(tiny, answers, sites), answered),
+        (lambda: decide_and_read(tiny, items, sites)[1], alone),
+    ):
+        reads.clear()
+        torch.testing.assert_close(read(), wanted, atol=1e-4, rtol=1e-4)
+        assert reads
+    decided, _ = decide_and_read(tiny, items, sites)
+    np.testing.assert_array_equal(decided.scores, decide(tiny, items)[0].scores)
+    reads.clear()
+    mean = prompt_activations(tiny, items, sites, reads="mean")
+    assert not reads  # a mean over the prompt needs all of its tokens
+    by_one = torch.cat([prompt_activations(tiny, [i], sites, reads="mean") for i in items])
+    torch.testing.assert_close(mean, by_one, atol=1e-4, rtol=1e-4)
 
 
 def test_a_beginning_of_another_strength_is_refused(tiny: Model) -> None:

@@ -53,6 +53,21 @@ def test_interpolated_choice_is_under_the_table() -> None:
     assert "chosen: 0.75, interpolated" in printed(results)
 
 
+def test_a_benchmark_by_category_fits() -> None:
+    names = ("accuracy_ambiguous", "s_amb", "accuracy_disambiguated", "s_dis", "false_abstention")
+    cell = {name: samples.metric(-0.123) for name in names}
+    results = samples.audit()
+    results["sweep"][0]["benchmark"] = {
+        "pooled": cell,
+        "by_category": {"Disability_status": cell, "Physical_appearance": cell},
+    }
+    text = printed(results, 120)
+    table = text[text.index("one by one") :].splitlines()[1:8]
+    assert max(len(line.rstrip()) for line in table) <= 80
+    assert {"disambiguated", "abstention"} <= {word for line in table for word in line.split()}
+    assert ["Physical_appearance", *["−.123"] * 5] in [line.split() for line in table]
+
+
 def test_comparison_has_a_row_for_each_method() -> None:
     text = printed(samples.comparison())
     assert max(map(len, text.splitlines())) <= 80

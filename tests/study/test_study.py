@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -370,17 +371,17 @@ def test_a_fit_reads_train_and_validation_only(
     from equipoise.methods.dso import pools
 
     read: dict[str, set[str]] = {"train": set(), "check": set()}
-    encode = deciding.encode_item
+    encode = deciding.encode_items
 
     def noting(where: str) -> Any:
-        def encode_item(model: Model, item: Item) -> Any:
-            read[where].add(item.split)
-            return encode(model, item)
+        def encode_items(model: Model, items: Sequence[Item]) -> Any:
+            read[where].update(item.split for item in items)
+            return encode(model, items)
 
-        return encode_item
+        return encode_items
 
-    monkeypatch.setattr(pools, "encode_item", noting("train"))
-    monkeypatch.setattr(deciding, "encode_item", noting("check"))
+    monkeypatch.setattr(pools, "encode_items", noting("train"))
+    monkeypatch.setattr(deciding, "encode_items", noting("check"))
     fit(tiny, whole_task(), capability=[SKILL], **TINY)
     assert read == {"train": {"train"}, "check": {"validation"}}
 
@@ -392,6 +393,7 @@ def test_anchors_by_hand_are_for_training_and_there_are_enough() -> None:
     assert found.texts == (TEXT,)
     places = [int(item.id) for item in found.items if item.id.isdigit()]
     assert 3 <= min(np.diff(places)) <= max(np.diff(places)) <= 4  # evenly spread
+    assert len(found.items) - len(places) == 4  # the task's own: not crowded out
     assert not anchors_of(small_task(anchors=0), (), "validation", mine)
 
 

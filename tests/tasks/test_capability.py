@@ -182,4 +182,5 @@ def test_bad_requests_are_named(tmp_path):
         "arc-easy",
         "arc-challenge",
         "openbookqa",
+        "lm-eval",
     ]

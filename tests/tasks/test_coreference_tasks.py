@@ -365,3 +365,20 @@ def test_items_carry_what_a_file_can_hold(tmp_path):
     assert read_jsonl(tmp_path / "pronouns.jsonl").items == task.items
     assert read_jsonl(tmp_path / "pronouns.jsonl").digest == task.digest
     assert task.digest != task.with_items([replace(task.items[0], prompt="?")]).digest
+
+
+def test_pronouns_with_known_nouns():
+    """All gendered nouns in the fit's parts; what is tested stays as it was."""
+    task, known = load_task("pronouns"), load_task("pronouns", nouns="known")
+    assert known.split("test", "unseen") == task.split("test", "unseen")
+
+    def nouns(of, *splits):
+        return {i.contexts[0] for i in of.split(*splits) if not i.ambiguous}
+
+    of_all = nouns(task, "train", "validation", "test", "unseen")
+    assert nouns(known, "train") == nouns(known, "validation") == of_all
+    assert not nouns(task, "train", "validation") & nouns(task, "test", "unseen")
+    ambiguous = [[i for i in t.split("train") if i.ambiguous] for t in (task, known)]
+    assert ambiguous[0] == ambiguous[1]
+    with pytest.raises(EquipoiseError, match="nouns"):
+        load_task("pronouns", nouns="some")

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import batches, forward, left_pad
+from equipoise.decisions.batch import after, batches, forward
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.decision import Decisions
-from equipoise.decisions.encode import Encoded, encode_item, encode_text
+from equipoise.decisions.encode import Encoded, encode_item, encode_items, encode_text
+from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.models import Model
@@ -132,14 +133,14 @@ def decide_and_read(
     Returns:
         The decisions, and float32 [n, S, d] on the CPU: activations at each prompt's last token.
     """
-    rows = [encode_item(model, item) for item in items]
+    rows = encode_items(model, items)
     spans = [(row.prompt_length - 1, row.prompt_length) for row in rows]
     scores = np.full((len(rows), max((len(i.options) for i in items), default=2)), -np.inf)
     with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
-        for index in batches(rows, batch_tokens):
+        for index, cached in _continued(model, rows, spans, batch_tokens):
             batch = [rows[i] for i in index]
-            recorder.expect(index, batch, [spans[i] for i in index])
-            options = score(model.hf, batch).options
+            recorder.expect(index, batch, [spans[i] for i in index], cached)
+            options = score(model.hf, batch, cached=cached).options
             scores[index, : options.shape[1]] = options.double().cpu().numpy()
             recorder.check()
             if progress is not None:
@@ -155,15 +156,28 @@ def _read(
     batch_tokens: int,
 ) -> Tensor:
     with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
-        for index in batches(rows, batch_tokens):
+        for index, cached in _continued(model, rows, spans, batch_tokens):
             batch = [rows[i] for i in index]
-            recorder.expect(index, batch, [spans[i] for i in index])
-            ids, mask = left_pad([row.prefix for row in batch], 0, model.device)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            recorder.expect(index, batch, [spans[i] for i in index], cached)
+            ids, mask, positions, how = after(
+                [row.prefix for row in batch], cached, 0, model.device
+            )
             last = torch.tensor([ids.shape[1] - 1], device=model.device)
-            forward(model.hf, ids, mask, positions, use_cache=False, logits_to_keep=last)
+            how = {"use_cache": False} | how
+            forward(model.hf, ids, mask, positions, logits_to_keep=last, **how)
             recorder.check()
     return recorder.values
+
+
+def _continued(
+    model: Model, rows: Sequence[Encoded], spans: Sequence[tuple[int, int]], batch_tokens: int
+) -> Iterator[tuple[list[int], Cached | None]]:
+    """Batches of rows, with what several begin with read beforehand: all before their spans."""
+    starts = [start for start, _ in spans]
+    shared = shared_lengths(rows, starts) if may_share(model.hf, None) else [0] * len(rows)
+    prefixes = Prefixes(model.hf, None, [0.0])
+    for index in batches(rows, batch_tokens, shared=shared):
+        yield index, prefixes.read([rows[i].prefix[: shared[i]] for i in index])
 
 
 class _Recorder:
@@ -182,10 +196,15 @@ class _Recorder:
         self._missing: set[int] = set()
 
     def expect(
-        self, index: list[int], batch: Sequence[Encoded], spans: Sequence[tuple[int, int]]
+        self,
+        index: list[int],
+        batch: Sequence[Encoded],
+        spans: Sequence[tuple[int, int]],
+        cached: Cached | None,
     ) -> None:
         """A left-padded batch comes next: rows ``index``, each with its span of tokens."""
-        width = max(len(row.prefix) for row in batch)
+        read = [0] * len(batch) if cached is None else cached.lengths
+        width = max(len(row.prefix) - n for row, n in zip(batch, read, strict=True))
         longest = max(stop - start for start, stop in spans)
         first = torch.tensor(
             [width - len(row.prefix) + start for row, (start, _) in zip(batch, spans, strict=True)]

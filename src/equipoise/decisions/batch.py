@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from equipoise.decisions.encode import Encoded
 
 if TYPE_CHECKING:
+    from equipoise.decisions.prefixes import Cached
     from equipoise.steering.attachment import Attachment
 
 CACHED_PER_TOKEN = 16
@@ -66,6 +67,31 @@ def left_pad(
         ids[b, width - len(row) :] = torch.tensor(row)
         mask[b, width - len(row) :] = 1
     return ids.to(device), mask.to(device)
+
+
+def after(
+    rows: Sequence[Sequence[int]], cached: Cached | None, pad: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    """What :func:`forward` takes to read rows on from what is cached of them.
+
+    Args:
+        rows: Token ids of B whole rows.
+        cached: Their beginnings, read before; None: nothing was.
+        pad: A token id to pad with.
+        device: Of the model.
+
+    Returns:
+        Ids and positions of what is left of the rows, int64 [B, T], left-padded; the mask over
+        cached and new columns; and the cache, as keyword arguments.
+    """
+    read = [0] * len(rows) if cached is None else cached.lengths
+    ids, mask = left_pad([row[n:] for row, n in zip(rows, read, strict=True)], pad, device)
+    how: dict[str, Any] = {}
+    if cached is not None:
+        mask = torch.cat([cached.mask, mask], 1)
+        how = {"use_cache": True, "past_key_values": cached.cache}
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    return ids, mask, positions, how
 
 
 def forward(

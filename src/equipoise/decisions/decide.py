@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.decisions.decision import Decisions
-from equipoise.decisions.encode import Encoded, encode_item, encode_text
+from equipoise.decisions.encode import Encoded, encode_items, encode_text
 from equipoise.decisions.ladder import BATCH_TOKENS, Progress, climb
 from equipoise.decisions.score import Normalise
 from equipoise.models import Model
@@ -47,7 +47,7 @@ def decide(
     Raises:
         EquipoiseError: A strength other than 0 and nothing to apply at it.
     """
-    rows = [encode_item(model, item) for item in items]
+    rows = encode_items(model, items)
     width = max((len(item.options) for item in items), default=2)
     scores = np.full((len(strengths), len(rows), width), -np.inf)
     kl = np.zeros((len(strengths), len(rows)))

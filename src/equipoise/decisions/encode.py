@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item
+
+TOKENISED = 256
+"""Items tokenised in one call: enough for the tokenizer's own threads."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ def prompt_text(model: Model, prompt: str) -> str:
 
 
 def encode_item(model: Model, item: Item) -> Encoded:
+    """One item of :func:`encode_items`."""
+    return encode_items(model, [item])[0]
+
+
+def encode_items(model: Model, items: Sequence[Item]) -> list[Encoded]:
     """Tokenise prompt and options together and split at the boundary (contract: DESIGN).
 
     A base model sees the prompt, one space (none after white space), the option; trailing white
@@ -65,14 +74,32 @@ def encode_item(model: Model, item: Item) -> Encoded:
     Raises:
         EquipoiseError: Two options with the same tokens, or nothing before the options.
     """
+    special = not model.chat  # a chat template brings its own
+    rows: list[Encoded] = []
+    for start in range(0, len(items), TOKENISED):
+        some = items[start : start + TOKENISED]
+        texts = [_texts(model, item) for item in some]
+        found = iter(
+            model.tokenizer(list(chain.from_iterable(texts)), add_special_tokens=special)[
+                "input_ids"
+            ]
+        )
+        rows += [_parted(i, *islice(found, len(t))) for i, t in zip(some, texts, strict=True)]
+    return rows
+
+
+def _texts(model: Model, item: Item) -> list[str]:
+    """What comes before an option, then the same with each."""
     if item.images:
         raise EquipoiseError(f"item {item.id!r} has images; scoring images is not supported yet")
     text = prompt_text(model, item.prompt)
     context = text if model.chat else text.rstrip()
     gap = "" if model.chat else text[len(context) :] or " "
-    special = not model.chat  # a chat template brings its own
-    texts = [context, *(context + gap + option for option in item.options)]
-    alone, *wholes = model.tokenizer(texts, add_special_tokens=special)["input_ids"]
+    return [context, *(context + gap + option for option in item.options)]
+
+
+def _parted(item: Item, alone: Sequence[int], *wholes: Sequence[int]) -> Encoded:
+    """The tokens of an item, split where its prompt ends."""
     boundary = len(alone)
     if len({tuple(whole) for whole in wholes}) < len(wholes):
         raise EquipoiseError(f"item {item.id!r}: two options have the same tokens")

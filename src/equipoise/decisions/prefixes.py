@@ -39,16 +39,22 @@ def may_share(model: nn.Module, attachment: Attachment | None) -> bool:
     return attachment is None or attachment.prompt_may_be_parted
 
 
-def shared_lengths(rows: Sequence[Encoded]) -> list[int]:
+def shared_lengths(rows: Sequence[Encoded], ends: Sequence[int] | None = None) -> list[int]:
     """How many leading tokens of each row are worth reading once for several rows, n ints.
 
     Rows are grouped along the tree of their beginnings, from its root down: a group stays whole
     where that saves more tokens than its branches would, each on its own. It shares its beginning
     if that halves its tokens: a pass of its own, and a copy of the cache for every row, are not
-    free. Only prompt tokens are shared, and never the last.
+    free.
+
+    Args:
+        rows: The rows.
+        ends: How many tokens of each may be shared; None: those of the prompt but the last.
     """
     shared = [0] * len(rows)
-    keys = [() if row.is_text else row.prefix[: row.positions[0]] for row in rows]
+    if ends is None:
+        ends = [0 if row.is_text else row.positions[0] for row in rows]
+    keys = [row.prefix[:end] for row, end in zip(rows, ends, strict=True)]
     order = sorted(range(len(rows)), key=keys.__getitem__)
     common = [0, *(_common(keys[a], keys[b]) for a, b in pairwise(order)), 0]
     waiting = [(0, len(rows))]

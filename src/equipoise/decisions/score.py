@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import forward, left_pad, told
+from equipoise.decisions.batch import after, forward, told
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.suffixes import distinct_beginnings, second_pass
 
@@ -95,16 +95,10 @@ def _score(
     cached: Cached | None,
 ) -> Scores:
     device = next(model.parameters()).device
-    read = [0] * len(rows) if cached is None else cached.lengths
-    ids, mask = left_pad([row.prefix[n:] for row, n in zip(rows, read, strict=True)], pad, device)
-    deep = [max(map(len, row.suffixes), default=0) > 1 for row in rows]
-    how: dict[str, Any] = {"use_cache": any(deep)}
-    if cached is not None:
-        mask = torch.cat([cached.mask, mask], 1)
-        how = {"use_cache": True, "past_key_values": cached.cache}
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    ids, mask, positions, how = after([row.prefix for row in rows], cached, pad, device)
+    deep = any(len(suffix) > 1 for row in rows for suffix in row.suffixes)
     keep = _columns(rows, ids.shape[1], device)
-    output = forward(model, ids, mask, positions, logits_to_keep=keep, **how)
+    output = forward(model, ids, mask, positions, logits_to_keep=keep, **{"use_cache": deep} | how)
     logits = output.logits
     # Columns of the kept logits at which each row's measured positions lie.
     where = {int(column): k for k, column in enumerate(keep.tolist())}

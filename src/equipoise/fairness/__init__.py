@@ -1,6 +1,6 @@
 """Metrics, estimators, intervals and certificates; reads decisions only (numpy, no model)."""
 
-from equipoise.fairness.accuracy import accuracy, perplexity, unambiguous_accuracy
+from equipoise.fairness.accuracy import accuracy, accuracy_of, perplexity, unambiguous_accuracy
 from equipoise.fairness.behaviour import (
     abstention,
     by_context,
@@ -22,6 +22,7 @@ __all__ = [
     "Interval",
     "abstention",
     "accuracy",
+    "accuracy_of",
     "assert_finite",
     "by_context",
     "choose_strength",

@@ -42,16 +42,33 @@ def accuracy(decisions: Decisions, base: Decisions | None = None) -> dict[str, A
     answered = decisions.subset(lambda item: item.answer is not None)
     if not len(answered):
         return None
-    right = _right(answered)
-    result: dict[str, Any] = {
-        **proportion_interval(right, twin_index(answered.items)).as_dict(),
-        "n": len(answered),
-        "drop": None if base is None else _drop(decisions, base).as_dict(),
-    }
+    result = _share(_right(answered), twin_index(answered.items))
+    if base is not None:
+        result["drop"] = _drop(decisions, base).as_dict()
     if answered.kl is not None:
         kl = float(np.mean(answered.kl))
         result |= {"kl": kl, "certificate": drop_bound(kl)}
     return result
+
+
+def accuracy_of(right: np.ndarray, base: np.ndarray | None = None) -> dict[str, Any]:
+    """What :func:`accuracy` returns, of answers that somebody else has judged.
+
+    Args:
+        right: bool [n], independent of each other.
+        base: bool [n], of the unsteered model; the very array ``right``: there is no drop, and no
+            doubt.
+    """
+    alone = np.arange(len(right))
+    result = _share(right, alone)
+    if base is not None:
+        drop = Interval(0.0, 0.0, 0.0) if right is base else paired_drop(base, right, alone)
+        result["drop"] = drop.as_dict()
+    return result
+
+
+def _share(right: np.ndarray, twins: np.ndarray) -> dict[str, Any]:
+    return {**proportion_interval(right, twins).as_dict(), "n": len(right), "drop": None}
 
 
 def unambiguous_accuracy(

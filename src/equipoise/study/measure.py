@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
 from equipoise.steering import Steering
-from equipoise.study.benchmark import beside_items
+from equipoise.study.benchmark import beside_items, by_lm_eval
 from equipoise.tasks import Capability, Task
 from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split
+from equipoise.tasks.lm_eval import LmEvalTask
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Probe:
         unseen: Items on held-out contexts, reported on their own.
         questions: Per capability of kind accuracy, its items.
         texts: Per capability of kind perplexity, its documents.
+        harness: Capabilities that lm-eval asks.
+        split: Of what capabilities ask.
         pairs: The task's sentence pairs.
         prompts: Its prompts for free text.
     """
@@ -63,6 +66,8 @@ class Probe:
     unseen: tuple[Item, ...] = ()
     questions: dict[str, tuple[Item, ...]] = field(default_factory=dict)
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    harness: dict[str, LmEvalTask] = field(default_factory=dict)
+    split: Split = "test"
     pairs: tuple[SentencePair, ...] = ()
     prompts: tuple[OpenPrompt, ...] = ()
 
@@ -75,6 +80,8 @@ class Probe:
             task.split("unseen") if split == "test" else (),
             {c.name: c.questions(split) for c in capabilities if c.kind == "accuracy"},
             {c.name: c.texts(split) for c in capabilities if c.kind == "perplexity"},
+            {c.name: c.harness for c in capabilities if c.harness is not None},
+            split,
             tuple(pair for pair in task.pairs if pair.split == split),
             task.prompts if split == "test" else (),
         )
@@ -83,11 +90,14 @@ class Probe:
     def everything(cls, task: Task, capabilities: Sequence[Capability] = ()) -> Probe:
         """All items of the task in one pool, and the capabilities' test parts."""
         test = cls.of(task, "test", capabilities)
-        return cls(task, task.items, (), test.questions, test.texts, task.pairs, task.prompts)
+        return replace(test, items=task.items, unseen=(), pairs=task.pairs, prompts=task.prompts)
 
     def __len__(self) -> int:
         asked = sum(len(q) for q in self.questions.values())
-        return len(self.items) + len(self.unseen) + asked
+        asked += sum(harness.count(self.split) for harness in self.harness.values())
+        asked += sum(map(len, self.texts.values()))
+        beside = 2 * len(self.pairs) + len(self.prompts)  # sentences, and what is written
+        return len(self.items) + len(self.unseen) + asked + beside
 
 
 @dataclass(frozen=True)
@@ -137,12 +147,20 @@ def measure(
     ]
     read = {
         name: score_texts(
-            model, texts, steering=steering, strengths=ladder, batch_tokens=settings.batch_tokens
+            model,
+            texts,
+            steering=steering,
+            strengths=ladder,
+            batch_tokens=settings.batch_tokens,
+            progress=progress,
         )
         for name, texts in probe.texts.items()
     }
-    beside = beside_items(model, probe.pairs, probe.prompts, steering, ladder, settings)
-    rows = [_row(probe, parts, read, k, base, settings) for k in range(len(ladder))]
+    judged = by_lm_eval(
+        model, probe.harness, probe.split, steering, ladder, settings.batch_tokens, progress
+    )
+    beside = beside_items(model, probe.pairs, probe.prompts, steering, ladder, settings, progress)
+    rows = [_row(probe, parts, read, judged, k, base, settings) for k in range(len(ladder))]
     for row, found in zip(rows, beside, strict=True):
         if found:
             row["benchmark"] = row.get("benchmark", {}) | found
@@ -163,6 +181,7 @@ def _row(
     probe: Probe,
     parts: Sequence[Sequence[Decisions]],
     read: dict[str, TextScores],
+    judged: dict[str, list[np.ndarray] | None],
     k: int,
     base: int,
     settings: Settings,
@@ -185,6 +204,11 @@ def _row(
         )
         kl = None if scores.kl is None else float(np.average(scores.kl[k], weights=scores.tokens))
         capability[name] = found | {"unit": "perplexity", "kl": kl}
+    for name, right_at in judged.items():
+        capability[name] = None
+        if right_at is not None:
+            metric = {"unit": "accuracy", "metric": probe.harness[name].metric}
+            capability[name] = fairness.accuracy_of(right_at[k], right_at[base]) | metric
     target = probe.task.target
     row = fairness.summarise(
         ambiguous,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from equipoise.tasks import arc, openbookqa
 from equipoise.tasks.documents import Document, read_documents
 from equipoise.tasks.item import SPLITS, Item, Split
 from equipoise.tasks.jsonl import read_jsonl
+from equipoise.tasks.lm_eval import LmEvalTask, load_lm_eval
 from equipoise.tasks.mmlu import HUB_ID, load_mmlu
 from equipoise.tasks.registry import find_data
 from equipoise.tasks.splits import unit_hash
@@ -30,15 +32,18 @@ class Capability:
 
     Attributes:
         name: As in ``results.json``.
-        kind: ``accuracy`` on items, or ``perplexity`` on documents.
+        kind: ``accuracy`` on items, ``perplexity`` on documents, or what ``lm-eval`` asks and
+            judges.
         items: Questions with a right answer (``accuracy``).
         documents: Texts (``perplexity``).
+        harness: A task of ``lm-eval``.
     """
 
     name: str
-    kind: Literal["accuracy", "perplexity"]
+    kind: Literal["accuracy", "perplexity", "lm-eval"]
     items: tuple[Item, ...] = ()
     documents: tuple[Document, ...] = ()
+    harness: LmEvalTask | None = None
 
     def questions(self, split: Split) -> tuple[Item, ...]:
         """The items of a split."""
@@ -60,6 +65,7 @@ class CapabilitySource:
         load: Called with its own options by keyword, and with ``path`` (a path, or None where
             there is none) if it takes one.
         takes_path: Whether it reads from a path.
+        takes_task: Whether what follows the colon is a name of its own, passed on as ``task``.
         needs_path: Whether it has nothing to load without one.
         folder: Name of its folder in ``$EQUIPOISE_DATA``, where that is not its own.
     """
@@ -69,6 +75,7 @@ class CapabilitySource:
     origin: str
     load: Callable[..., Capability]
     takes_path: bool = False
+    takes_task: bool = False
     needs_path: bool = False
     folder: str | None = None
 
@@ -99,6 +106,12 @@ def _load_arc_challenge(path: Path | None) -> Capability:
 def _load_openbookqa(path: Path | None) -> Capability:
     items = openbookqa.load_openbookqa(path)
     return Capability(name="openbookqa", kind="accuracy", items=items)
+
+
+@wraps(load_lm_eval)  # its options are the capability's
+def _load_lm_eval(task: str, **options: Any) -> Capability:
+    harness = load_lm_eval(task, **options)
+    return Capability(name=f"lm-eval:{harness.name}", kind="lm-eval", harness=harness)
 
 
 _CAPABILITIES = Catalogue(
@@ -153,6 +166,13 @@ _CAPABILITIES = Catalogue(
             load=_load_openbookqa,
             takes_path=True,
         ),
+        CapabilitySource(
+            name="lm-eval",
+            description="any task of lm-eval that scores given answers, judged by lm-eval",
+            origin="lm-eval:TASK, or lm-eval:FILE.yaml; pip install 'equipoise[lm-eval]'",
+            load=_load_lm_eval,
+            takes_task=True,
+        ),
     ],
 )
 
@@ -168,7 +188,7 @@ def load_capability(
     """Load a capability.
 
     Args:
-        spec: ``NAME`` or ``NAME:PATH``, a name of ``list_capabilities()``.
+        spec: ``NAME``, ``NAME:PATH`` or ``lm-eval:TASK``, a name of ``list_capabilities()``.
         seed: Seed of what ``limit`` draws.
         limit: Keep at most this many items (evenly over skills or subjects) or documents of each
             split.
@@ -179,12 +199,16 @@ def load_capability(
     """
     name, _, place = spec.partition(":")
     source = _CAPABILITIES.get(name)
-    if place and not source.takes_path:
+    if place and not (source.takes_path or source.takes_task):
         raise EquipoiseError(f"capability {name!r} takes no path: {source.origin}")
+    if source.takes_task and not place:
+        raise EquipoiseError(f"capability {name!r} needs a task: {source.origin}")
     path = find_data(source.folder or name, place or None) if source.takes_path else None
     if path is None and source.needs_path:
         raise EquipoiseError(f"capability {name!r} needs a path: {name}:PATH")
-    given = {"path": path} if source.takes_path else {}
+    given: dict[str, Any] = {"path": path} if source.takes_path else {}
+    if source.takes_task:
+        given = {"task": place}
     capability = call_with_options(source.load, f"capability {name!r}", options, **given)
     return capability if limit is None else _limited(capability, limit, seed)
 
@@ -202,4 +226,5 @@ def _limited(capability: Capability, limit: int, seed: int) -> Capability:
         )
         kept.update(ranked[:limit])
     documents = tuple(document for document in capability.documents if document in kept)
-    return replace(capability, items=tuple(items), documents=documents)
+    harness = capability.harness and capability.harness.limited(limit, seed)
+    return replace(capability, items=tuple(items), documents=documents, harness=harness)

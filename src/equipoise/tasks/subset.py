@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from equipoise.errors import EquipoiseError
-from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split, Task
+from equipoise.tasks.item import Item, Split, Task
 from equipoise.tasks.splits import unit_hash
 
-Beside = TypeVar("Beside", SentencePair, OpenPrompt)
+
+class _Known(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Known = TypeVar("Known", bound=_Known)
 
 
 def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
@@ -29,8 +35,10 @@ def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
         return task
     task = replace(
         task,
-        pairs=_some(task.pairs, limit, seed, by=lambda pair: pair.kind),
-        prompts=_some(task.prompts, limit, seed, by=lambda one: (one.part, one.axis, one.group)),
+        pairs=take_some(task.pairs, limit, seed, by=lambda pair: pair.kind),
+        prompts=take_some(
+            task.prompts, limit, seed, by=lambda one: (one.part, one.axis, one.group)
+        ),
     )
     if limit >= len(task.items):
         return task
@@ -47,17 +55,17 @@ def subset(task: Task, limit: int, *, seed: int = 0) -> Task:
     return task.with_items(item for item in task.items if item.id in kept)
 
 
-def _some(
-    beside: tuple[Beside, ...], limit: int, seed: int, by: Callable[[Beside], object]
-) -> tuple[Beside, ...]:
-    """At most ``limit`` of them, evenly over what they are about, in their order."""
+def take_some(
+    known: Sequence[Known], limit: int, seed: int, by: Callable[[Known], object]
+) -> tuple[Known, ...]:
+    """At most ``limit`` of things with an id, evenly over what they are about, in their order."""
     told: Counter[object] = Counter()
     turns: dict[str, tuple[int, int]] = {}
-    for one in sorted(beside, key=lambda one: unit_hash("subset", seed, one.id)):
+    for one in sorted(known, key=lambda one: unit_hash("subset", seed, one.id)):
         turns[one.id] = (told[by(one)], len(turns))
         told[by(one)] += 1
     kept = set(sorted(turns, key=turns.__getitem__)[:limit])
-    return tuple(one for one in beside if one.id in kept)
+    return tuple(one for one in known if one.id in kept)
 
 
 def take_evenly(

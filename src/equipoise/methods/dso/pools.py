@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS, Progress
-from equipoise.decisions.encode import Encoded, encode_item, encode_text
+from equipoise.decisions.encode import Encoded, encode_items, encode_text
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
@@ -44,7 +44,7 @@ def item_pool(
     progress: Progress | None = None,
 ) -> Pool:
     """Encode items and score them with the base model; ``progress`` hears of those just done."""
-    return _with_base(model, [encode_item(model, item) for item in items], normalise, progress)
+    return _with_base(model, encode_items(model, items), normalise, progress)
 
 
 def text_pool(
