@@ -1,11 +1,12 @@
 """Real input: two pretrained models and a real data set through the ordinary loop.
 
 (a) imdb-5m, trained on film reviews, whose bias nobody planted, on ``pronouns``: under a gate,
-    without one (a1), and without one nor holding the anchors' decisions (a0);
+    without one (a1), and without one nor holding the anchors' decisions (a0); under a gate that
+    looks for the word a prompt is about (a2), and that knows all gendered nouns (a3);
 (b) TinyStories-656K, a published model, through the same command;
 (c) the bundled model on SynthBias.
 
-    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [a1] [a0] [b] [c]
+    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [a1] [a0] [a2] [a3] [b] [c]
 
 Prints one table per part, with n and 95 % intervals; the targets stand beside the figures.
 """
@@ -55,7 +56,7 @@ def show(result: Result) -> None:
 
 
 def lexical_gender(model: Model, task: Task, steering: Steering) -> dict[str, float]:
-    """He − she log-odds after gendered nouns not used in the fit, before and after."""
+    """He − she log-odds after gendered nouns of the test part, before and after."""
     items = [i for i in task.split("test", "unseen") if not i.ambiguous]
     base, steered = decide(model, items, steering=steering, strengths=[0.0, 1.0])
     odds = {}
@@ -69,11 +70,13 @@ def lexical_gender(model: Model, task: Task, steering: Steering) -> dict[str, fl
     for noun, before, after in zip(nouns, mean["base"], mean["steered"], strict=True):
         print(f"    {noun:12s} {before:+.2f} -> {after:+.2f}")
     sign = np.sign(mean["base"])
+    kept = mean["steered"] * sign / np.abs(mean["base"])
     return {
         "nouns": len(nouns),
         "items": len(items),
         "sign_kept": float((np.sign(mean["steered"]) == sign).mean()),
         "size_kept": float((mean["steered"] * sign).sum() / np.abs(mean["base"]).sum()),
+        "least_of_a_noun": float(kept.min()),
     }
 
 
@@ -90,9 +93,25 @@ FILM_REVIEWS = {
 """Longer than the default, with more anchors: text must stay as it is."""
 
 
-def film_reviews(**settings: Any) -> None:
-    """(a) A bias nobody planted; ``settings`` of DSO beside those above."""
-    model, task = load(str(ROOT / "imdb-5m")), load_task("pronouns")
+ATTENDING = {
+    "gate": "hard",
+    "gate_reads": "attended",
+    "gate_layer": 1,
+    "steps": 80,
+    "anchors_per_step": 16,
+}
+"""Tells gendered nouns it knows from occupations it does not (chosen on validation); what the gate
+spares need not be held, so fewer steps and anchors do."""
+
+
+def film_reviews(nouns: str = "unseen", **settings: Any) -> None:
+    """(a) A bias nobody planted.
+
+    Args:
+        nouns: Whether the fit is told of the gendered nouns that are tested (on other templates).
+        **settings: Of DSO, beside or instead of those above.
+    """
+    model, task = load(str(ROOT / "imdb-5m")), load_task("pronouns", nouns=nouns)
     stories = tuple(json.loads((ROOT / "text/tinystories_1000.json").read_text())[:200])
     started = time.perf_counter()
     result, steering = run(
@@ -101,11 +120,10 @@ def film_reviews(**settings: Any) -> None:
         strengths=STRENGTHS,
         capability=[load_capability(f"perplexity:{ROOT}/text/wikitext_1000.json")],
         anchors=Anchors((), stories),
-        **FILM_REVIEWS,
-        **settings,
+        **FILM_REVIEWS | settings,
     )
     seconds = time.perf_counter() - started
-    print(f"(a) imdb-5m on pronouns, {settings or 'no gate'}, {seconds:.0f} s")
+    print(f"(a) imdb-5m on pronouns, {nouns} nouns, {settings or 'no gate'}, {seconds:.0f} s")
     for note in result.data["notes"]:
         print("  ", note)
     show(result)
@@ -144,6 +162,8 @@ def main() -> None:
         "a": functools.partial(film_reviews, gate="hard"),
         "a1": film_reviews,
         "a0": functools.partial(film_reviews, decision_weight=0.0),
+        "a2": functools.partial(film_reviews, gate_false_firing=0.3, **ATTENDING),
+        "a3": functools.partial(film_reviews, nouns="known", **ATTENDING),
         "b": tiny_stories,
         "c": synthbias,
     }

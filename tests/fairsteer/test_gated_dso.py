@@ -30,9 +30,11 @@ def gated_dso(model: Model, request: FitRequest | None = None, **settings: Any) 
     return method.fit(request or asked(model), config)
 
 
-@pytest.mark.parametrize("gate", ["hard", "soft"])
-def test_dso_learns_under_its_gate(tiny: Model, tmp_path: Path, gate: str) -> None:
-    outcome = gated_dso(tiny, gate=gate)
+@pytest.mark.parametrize(
+    ("gate", "reads"), [("hard", "mean"), ("soft", "mean"), ("hard", "attended")]
+)
+def test_dso_learns_under_its_gate(tiny: Model, tmp_path: Path, gate: str, reads: str) -> None:
+    outcome = gated_dso(tiny, gate=gate, gate_reads=reads)
     steering = outcome.steering
     assert steering.gate is not None
     assert steering.gate.site in ("model.layers.0", "model.layers.1")

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lettered_task import lettered_task
 
+from equipoise.decisions.activations import encode_prompt
 from equipoise.errors import EquipoiseError
 from equipoise.methods import Anchors
 from equipoise.methods.gating import Examples, GateOptions, Kinds, build_gate, fit_gate
+from equipoise.methods.gating.attended import context_token, fit_queries
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
-from equipoise.steering import Additive, Steering
+from equipoise.steering import Additive, KernelGate, Steering
+from equipoise.steering.gates import Reads
 
 # ---- thresholds
 
@@ -137,7 +140,50 @@ def test_kinds_are_the_same_on_both_sides_of_a_split() -> None:
     assert texts == {"texts": ["three"]}
 
 
-def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
+def test_a_kernel_gate_tells_what_no_direction_does() -> None:
+    """Opens in two corners of a square, not in the two others, nor far away."""
+
+    def corners(seed: int, n: int = 80) -> Examples:
+        rng = np.random.default_rng(seed)
+        at = rng.integers(0, 2, (n, 2)) * 4 - 2
+        h = np.concatenate([at + rng.normal(0, 0.5, (n, 2)), rng.normal(0, 0.1, (n, 2))], 1)
+        kinds = np.where(at[:, 0] == at[:, 1], "positive", "near").astype(object)
+        return Examples(h.astype(np.float32), kinds, np.arange(n))
+
+    options = GateOptions(reads="attended", false_firing=0.05)
+    gate, report = build_gate("x", corners(0), corners(1), options, torch.ones(2))
+    assert isinstance(gate, KernelGate)
+    assert report.opens.estimate > 0.95
+    assert report.false_firing["near"].estimate <= 0.05
+    _, linear = build_gate("x", corners(0), corners(1), GateOptions(reads="mean"))
+    assert linear.opens.estimate < 0.5
+
+
+def test_a_query_finds_the_word_a_prompt_is_about(tiny: Model) -> None:
+    task, site = lettered_task(), ["model.layers.0"]
+    items = list(task.split("train"))
+    (query,) = fit_queries(tiny, items, site)
+    prompts = list(task.split("validation"))
+    places = [context_token(tiny, item) for item in prompts]
+    encoded = [encode_prompt(tiny, item) for item in prompts]
+    assert [
+        tiny.tokenizer.decode(e.prefix[: p + 1]).endswith(i.contexts[0])
+        for e, p, i in zip(encoded, places, prompts, strict=True)
+        if p is not None
+    ] == [True] * len(prompts)
+    hits = []
+    for item, place in zip(prompts, places, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([encode_prompt(tiny, item).prefix])
+            h = tiny.hf(ids, output_hidden_states=True).hidden_states[1][0]
+        hits.append(int((h @ query).argmax()) == place)
+    assert np.mean(hits) > 0.9
+    with pytest.raises(EquipoiseError, match="name their contexts"):
+        fit_queries(tiny, ["A text."], site)
+
+
+@pytest.mark.parametrize("reads", ["last", "attended"])
+def test_fit_gate_decides_the_same_in_any_batch(tiny: Model, reads: Reads) -> None:
     task = lettered_task()
     open_ones = [i for i in task.split("train") if i.ambiguous]
     shut = anchors(task, "train")
@@ -146,7 +192,7 @@ def test_fit_gate_decides_the_same_in_any_batch(tiny: Model) -> None:
         open_ones,
         Kinds.of(task, shut).sort(shut) | {"texts": ["He left the shop. " * 3] * 3},
         ["model.layers.0", "model.layers.1"],
-        options=GateOptions(soft=True),
+        options=GateOptions(soft=True, reads=reads),
     )
     assert set(report.false_firing) >= {"texts", "questions: when", "unambiguous: nurse"}
     steering = Steering({"model.layers.1": Additive(torch.ones(32))}, gate=gate)

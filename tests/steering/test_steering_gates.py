@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import decoder_blocks
-from equipoise.steering import Affine, ProbeGate, Steering
+from equipoise.steering import Affine, KernelGate, ProbeGate, Steering
 
 # Read before everything that is steered, at a steered site, and after steered sites.
 GATE_SITES = {"early": "{}.0", "late": "{}.2"}
@@ -37,15 +37,26 @@ def unsteered(model, site, row):
     return seen[0][0]
 
 
+def kernel(site, of_prompt):
+    """A kernel gate that opens on the first prompt and not on the second, and what it reads."""
+    query = torch.randn(of_prompt[0].shape[1], generator=torch.Generator().manual_seed(6))
+    read = torch.stack([torch.cat([(h @ query).softmax(0) @ h, h.mean(0)]) for h in of_prompt])
+    scale = (1 / (read[0] - read[1]).norm()).expand(read.shape[1]).clone()
+    return KernelGate(site, query, scale, read[:2] * scale, torch.tensor([4.0, -4.0])), read
+
+
 def gated(model, place, scope="all", **options):
     """A steering of blocks 1 and 2 under a probe that splits the prompts."""
     site = GATE_SITES[place].format(blocks(model))
     of_prompt = [unsteered(model, site, row) for row in prompts()]
-    mean = options.get("reads") == "mean"
-    read = torch.stack([h.mean(0) if mean else h[-1] for h in of_prompt])
-    weight = read[0] - read[1]
-    bias = -(read[[0, 1]] @ weight).mean()
-    gate = ProbeGate(site, weight, bias, **options)
+    if options.get("reads") == "attended":
+        gate, read = kernel(site, of_prompt)
+    else:
+        mean = options.get("reads") == "mean"
+        read = torch.stack([h.mean(0) if mean else h[-1] for h in of_prompt])
+        weight = read[0] - read[1]
+        bias = -(read[[0, 1]] @ weight).mean()
+        gate = ProbeGate(site, weight, bias, **options)
     transforms = {
         key: t
         for key, t in random_steering(model).transforms.items()
@@ -57,7 +68,8 @@ def gated(model, place, scope="all", **options):
 
 
 @pytest.mark.parametrize(
-    ("scope", "reads"), [("all", "last"), ("last_prompt+generated", "last"), ("all", "mean")]
+    ("scope", "reads"),
+    [("all", "last"), ("last_prompt+generated", "last"), ("all", "mean"), ("all", "attended")],
 )
 @pytest.mark.parametrize("place", GATE_SITES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -190,6 +202,11 @@ def test_what_a_gate_cannot_tell_raises():
         ProbeGate("model.layers.0", torch.tensor([float("nan")]))
     with pytest.raises(SteeringError, match="threshold"):
         ProbeGate("model.layers.0", torch.ones(2), threshold=2.0)
+    vectors = torch.ones(2), torch.ones(4), torch.ones(3, 4), torch.ones(3)
+    with pytest.raises(SteeringError, match="do not fit"):
+        KernelGate("model.layers.0", *vectors[:3], torch.ones(2))
+    with pytest.raises(SteeringError, match="finite"):
+        KernelGate("model.layers.0", *vectors, float("inf"))
     with pytest.raises(SteeringError, match="no module"):
         Steering(steering.transforms, gate=ProbeGate("model.layer.0", torch.ones(24))).attach(model)
     assert not any(m._forward_hooks for m in model.modules())
@@ -208,3 +225,19 @@ def test_hard_is_soft_cut_at_the_threshold(values, bias, threshold):
     assert soft.item() == pytest.approx(torch.sigmoid(h @ weight + bias).item(), abs=1e-5)
     hard = ProbeGate("x", weight, bias, threshold=threshold)(h)
     assert hard.item() == float(soft.item() >= threshold)
+
+
+def test_kernel_gate_is_its_equation():
+    generator = torch.Generator().manual_seed(0)
+    query, scale, weight = (torch.randn(n, generator=generator) for n in (3, 6, 5))
+    centres = torch.randn(5, 6, generator=generator)
+    gate = KernelGate("x", query, scale, centres, weight, 0.25, soft=True)
+    h = torch.randn(2, 4, 3, generator=generator)
+    inside = torch.tensor([[False, True, True, True], [True, True, False, False]])
+    h[~inside] = float("nan")
+    found = gate(gate.pool(h, inside))
+    for row in range(2):
+        tokens = h[row, inside[row]]
+        x = torch.cat([(tokens @ query).softmax(0) @ tokens, tokens.mean(0)]) * scale
+        total = sum(w * (-((x - z) ** 2).sum()).exp() for w, z in zip(weight, centres, strict=True))
+        torch.testing.assert_close(found[row], torch.sigmoid(total + 0.25))

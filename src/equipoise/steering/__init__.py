@@ -1,7 +1,7 @@
 """Steering: transforms at sites of a frozen model, with a strength; attach, verify, save."""
 
 from equipoise.steering.attachment import Attachment
-from equipoise.steering.gates import Gate, ProbeGate
+from equipoise.steering.gates import Gate, KernelGate, ProbeGate
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.scope import Scope
 from equipoise.steering.steering import Steering
@@ -12,6 +12,7 @@ __all__ = [
     "Affine",
     "Attachment",
     "Gate",
+    "KernelGate",
     "ProbeGate",
     "Replace",
     "Scale",

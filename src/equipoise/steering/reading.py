@@ -88,8 +88,8 @@ def decide_rows(gate: Gate, h: Tensor, forward: Forward) -> Tensor:
         SteeringError: Not all that it reads of the prompts is in this pass.
     """
     with torch.no_grad():
-        if gate.reads == "mean":
-            return gate(_prompt_mean(h, forward))
+        if gate.reads != "last":
+            return gate(gate.pool(h, _prompt_tokens(forward).to(h.device)))
         column, here = forward.last_prompt_token()
         if not bool(here.all()):
             raise SteeringError(_PARTED)
@@ -97,12 +97,11 @@ def decide_rows(gate: Gate, h: Tensor, forward: Forward) -> Tensor:
         return gate(h[rows, column.to(h.device)])
 
 
-def _prompt_mean(h: Tensor, forward: Forward) -> Tensor:
-    """Mean over the tokens of each prompt, float32 [rows, d]."""
+def _prompt_tokens(forward: Forward) -> Tensor:
+    """Which tokens are the prompts', all of them in this pass; bool [rows, tokens]."""
     index, real = forward.layout()
     lengths = forward.prompt_lengths()
     inside = real & (index < lengths[:, None])
     if bool((inside.sum(1) != lengths).any()):
         raise SteeringError(_PARTED)
-    inside, lengths = inside.to(h.device), lengths.to(h.device)
-    return h.float().masked_fill(~inside[..., None], 0.0).sum(1) / lengths[:, None]
+    return inside

@@ -9,6 +9,7 @@ the word, and must stay.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Literal
 
 from equipoise.tasks.item import SPLITS, Item, Side, Split, Task
 from equipoise.tasks.occupations import CENSUS, WINOBIAS, Gender
@@ -84,12 +85,19 @@ def occupations() -> dict[str, Gender]:
     return {title: "male" if male[title] else "female" for title in sorted(clear)}
 
 
-def build() -> Task:
+def build(nouns: Literal["unseen", "known"] = "unseen") -> Task:
     """Every template with every occupation and gendered noun of its part; each a twin of its own.
 
     Train and validation use the fit's occupations on their own templates, ``test`` the same
     occupations on templates of its own, ``unseen`` held-out occupations on those.
+
+    Args:
+        nouns: ``unseen``: each part has gendered nouns of its own, so that a test asks what a fit
+            does to nouns it was not told of. ``known``: train and validation have all of them (they
+            are a closed class, which a user can list); test items are the same, on templates that
+            no fit sees.
     """
+    of_all = tuple(pair for part in SPLITS for pair in NOUNS[part])
     leanings = occupations()
     held_out = _held_out(leanings)
     items: list[Item] = []
@@ -98,7 +106,8 @@ def build() -> Task:
             for title, leaning in leanings.items():
                 if (title in held_out) == (split == "unseen"):
                     items.append(_item(split, number, template, title, leaning))
-            for male, female in NOUNS[split]:
+            told = nouns == "known" and split in ("train", "validation")
+            for male, female in of_all if told else NOUNS[split]:
                 items.append(_item(split, number, template, male, "male", lexical=True))
                 items.append(_item(split, number, template, female, "female", lexical=True))
     return Task(

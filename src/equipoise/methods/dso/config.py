@@ -37,13 +37,16 @@ class DSOConfig(MethodConfig):
 
     # KL to the base, per pool, in nats per decision.
     kl_control: Literal["projection", "dual"] = "projection"
-    kl_weight: float = Field(0.5, ge=0, description="fixed penalty (projection)")
+    kl_weight: float = Field(0.6, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
-    kl_anchor: float = Field(0.05, gt=0, description="budget on anchors")
+    kl_anchor: float = Field(0.07, gt=0, description="budget on anchors")
     decision_weight: float = Field(
         1.0, ge=0, description="weight of the KL among an anchor's options, beside the vocabulary's"
     )
-    checked: int = Field(128, ge=1, description="held-out prompts of each pool to check it on")
+    checked: int = Field(128, ge=1, description="held-out ambiguous prompts to check it on")
+    checked_anchors: int = Field(
+        256, ge=1, description="held-out anchors to check it on; a few hold much of their KL"
+    )
     dual_rate: float = Field(1.0, gt=0, description="step of the multipliers (dual)")
 
     # Sparsity.
@@ -55,8 +58,10 @@ class DSOConfig(MethodConfig):
     gate_layer: int | None = Field(
         None, ge=0, description="block whose output it reads; by default the one that tells best"
     )
-    gate_reads: Literal["last", "mean"] = Field(
-        "mean", description="what it reads there: the prompt's last token, or their mean"
+    gate_reads: Literal["last", "mean", "attended"] = Field(
+        "mean",
+        description="what it reads there: the prompt's last token, their mean, or the word the "
+        "prompt is about (a kernel gate: tells known words from others)",
     )
     gate_false_firing: float = Field(
         0.05,
@@ -68,10 +73,10 @@ class DSOConfig(MethodConfig):
     force_gate: bool = Field(False, description="use a gate even if it cannot beat chance")
 
     # Optimisation.
-    steps: int = Field(140, ge=1)
+    steps: int = Field(120, ge=1)
     twins_per_step: int = Field(8, ge=1, description="twins of ambiguous items a step")
     anchors_per_step: int = Field(8, ge=1, description="anchors a step")
-    learning_rate: float = Field(3e-2, gt=0)
+    learning_rate: float = Field(3.5e-2, gt=0)
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
     patience: int = Field(10, ge=1, description="... for so many steps")

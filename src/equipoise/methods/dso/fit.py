@@ -30,7 +30,8 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     held_out = [i for i in request.task.split("validation") if i.ambiguous]
     ambiguous = some_items(held_out or trainer.items, config.checked)
     kept = request.held_out_anchors or request.anchors
-    anchors = Anchors(some_items(kept.items, config.checked), evenly(kept.texts, config.checked))
+    n = config.checked_anchors
+    anchors = Anchors(some_items(kept.items, n), evenly(kept.texts, n))
     on_what = "held-out" if held_out and request.held_out_anchors else "training (none held out)"
 
     items = (*ambiguous, *anchors.items)
@@ -42,8 +43,8 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
         read = score_texts(request.model, anchors.texts, **how)
         assert read.kl is not None
         both = [np.concatenate([d.kl, kl]) for d, kl in zip(decided, read.kl, strict=True)]
-        n = len(ambiguous)
-        return [(float(kl[:n].mean()), float(kl[n:].mean())) for kl in both]
+        end = len(ambiguous)
+        return [(float(kl[:end].mean()), float(kl[end:].mean())) for kl in both]
 
     budget = Budget(config.kl_ambiguous, config.kl_anchor)
     if config.kl_control == "projection":

@@ -11,7 +11,7 @@ from equipoise.decisions import Decisions
 from equipoise.fairness import per_occupation_bias
 from equipoise.methods.fairsteer.labels import share_right
 from equipoise.methods.gating.report import GateReport
-from equipoise.steering import Additive, ProbeGate
+from equipoise.steering import Additive, Gate
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Candidate:
     layer: int
     site: str
     v: Tensor
-    gate: ProbeGate | None = None
+    gate: Gate | None = None
     report: GateReport | None = None
     score: float | None = None
 

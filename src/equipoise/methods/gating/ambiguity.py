@@ -12,7 +12,7 @@ from equipoise.methods.gating.report import GateReport
 from equipoise.methods.method import Anchors, FitRequest
 from equipoise.models import Model
 from equipoise.models.backbone import residual_sites
-from equipoise.steering import ProbeGate
+from equipoise.steering import Gate
 from equipoise.steering.gates import Reads
 from equipoise.tasks.item import Item
 from equipoise.tasks.subset import take_evenly
@@ -28,7 +28,7 @@ def ambiguity_gate(
     reads: Reads = "mean",
     false_firing: float = 0.05,
     force: bool = False,
-) -> tuple[ProbeGate, GateReport]:
+) -> tuple[Gate, GateReport]:
     """Fit a gate that detects ambiguous prompts, from the unsteered activation of the prompt.
 
     It learns from the train split and is judged on validation. Its hard negatives are the task's
@@ -47,7 +47,8 @@ def ambiguity_gate(
         request: Model, task and anchors.
         soft: Open by degrees.
         layer: Block to read; None: the best, by held-out and left-out kinds.
-        reads: The prompt's ``last`` token, or the ``mean`` over its tokens.
+        reads: The prompt's ``last`` token, the ``mean`` over its tokens, or what a query finds
+            that looks for the word the prompt is about (``attended``).
         false_firing: Rate that a hard gate's threshold allows on each kind of anchors.
         force: Take a probe that cannot beat chance.
 

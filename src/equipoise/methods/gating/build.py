@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from equipoise.methods.gating.examples import POSITIVE, Examples
+from equipoise.methods.gating.kernel import fit_kernel
 from equipoise.methods.gating.probe import fit_probe, openings
 from equipoise.methods.gating.report import (
     GateReport,
@@ -17,7 +19,7 @@ from equipoise.methods.gating.report import (
     quality,
 )
 from equipoise.methods.gating.threshold import threshold_for
-from equipoise.steering import ProbeGate
+from equipoise.steering import Gate, ProbeGate
 from equipoise.steering.gates import Reads, Unit
 
 
@@ -28,7 +30,9 @@ class GateOptions:
     Attributes:
         soft: Open by p itself instead of 0 or 1.
         unit: Decide per ``row`` or per ``token``.
-        reads: The prompt's ``last`` token, or the ``mean`` over its tokens.
+        reads: The prompt's ``last`` token, the ``mean`` over its tokens, or what a query finds
+            (``attended``): then the gate is a kernel machine, for rows, and ``c``, ``standardise``
+            and ``balance`` do not concern it.
         false_firing: Rate that the threshold allows on each kind of negatives; None: p ≥ 1/2.
         eager: Open on all that this rate leaves room for, rather than on no more than the prompts
             at hand need: prompts of other wordings look less sure to it.
@@ -50,8 +54,12 @@ class GateOptions:
 
 
 def build_gate(
-    site: str, train: Examples, held_out: Examples, options: GateOptions
-) -> tuple[ProbeGate, GateReport]:
+    site: str,
+    train: Examples,
+    held_out: Examples,
+    options: GateOptions,
+    query: Tensor | None = None,
+) -> tuple[Gate, GateReport]:
     """Fit a probe, set its threshold, and find out what it does.
 
     The probe is fitted on ``train``; the threshold and all figures come from ``held_out`` (from
@@ -64,15 +72,16 @@ def build_gate(
         train: Of that site, ``h`` [n, d].
         held_out: The same of other prompts; may be empty.
         options: How.
+        query: Of a gate that attends, what the examples were read with, float32 [d].
 
     Raises:
         EquipoiseError: A side is missing from ``train``, or scikit-learn is not installed.
     """
     judged = held_out if held_out.two_sided else train
-    gate = _fit(site, train, judged, options)
+    gate = _fit(site, train, judged, options, query)
     left_out: dict[str, Rate] = {}
     for kind in train.negative_kinds if len(train.negative_kinds) > 1 else ():
-        known = _fit(site, _without(train, kind), _without(judged, kind), options)
+        known = _fit(site, _without(train, kind), _without(judged, kind), options, query)
         unseen = train.only(train.kinds == kind)
         if judged is held_out:
             unseen += held_out.only(held_out.kinds == kind)
@@ -92,30 +101,29 @@ def build_gate(
     return gate, report
 
 
-def _fit(site: str, train: Examples, judged: Examples, options: GateOptions) -> ProbeGate:
-    probe = fit_probe(
-        train,
-        site,
-        c=options.c,
-        standardise=options.standardise,
-        balance=options.balance,
-        hard=options.hard,
-    )
-    threshold = 0.5
+def _fit(
+    site: str, train: Examples, judged: Examples, options: GateOptions, query: Tensor | None
+) -> Gate:
+    gate: Gate
+    if query is not None:
+        gate = fit_kernel(train, site, query, hard=options.hard)
+    else:
+        probe = fit_probe(
+            train,
+            site,
+            c=options.c,
+            standardise=options.standardise,
+            balance=options.balance,
+            hard=options.hard,
+        )
+        gate = ProbeGate(site, probe.weight, probe.bias, unit=options.unit, reads=options.reads)
+    gate.soft = options.soft
     if not options.soft and options.false_firing is not None and judged.two_sided:
-        p = openings(probe, judged)
+        p = openings(gate, judged)
         kinds = [p[judged.kinds == kind] for kind in judged.negative_kinds]
         needed = p[judged.kinds == POSITIVE] if not options.eager else p[:0]
-        threshold = threshold_for(needed, kinds, options.false_firing)
-    return ProbeGate(
-        site,
-        probe.weight,
-        probe.bias,
-        threshold=threshold,
-        soft=options.soft,
-        unit=options.unit,
-        reads=options.reads,
-    )
+        gate.threshold = threshold_for(needed, kinds, options.false_firing)
+    return gate
 
 
 def _without(examples: Examples, kind: str) -> Examples:

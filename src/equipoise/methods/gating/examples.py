@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from equipoise.decisions.activations import Prompt, prompt_activations
+from equipoise.errors import EquipoiseError
+from equipoise.methods.gating.attended import attended_activations
 from equipoise.models import Model
 from equipoise.steering.gates import Reads
 from equipoise.tasks.item import Item
@@ -21,7 +24,7 @@ class Examples:
     """Activations of n prompts at S sites.
 
     Attributes:
-        h: float32 [n, S, d].
+        h: float32 [n, S, d], or [n, S, 2d] as a query finds it.
         kinds: n names; ``POSITIVE`` where the gate should open, else the kind of prompt.
         clusters: int [n]; prompts of one cluster (twins) are not independent.
     """
@@ -45,12 +48,17 @@ class Examples:
         negative: Mapping[str, Sequence[Prompt]],
         sites: Sequence[str],
         reads: Reads = "last",
+        queries: Tensor | None = None,
     ) -> Examples:
-        """Read the activations at each prompt's last token, or their mean over the prompt."""
+        """Read each prompt as a gate does that reads it so; ``queries`` [S, d] if it attends."""
         prompts = [*positive, *(prompt for kind in negative.values() for prompt in kind)]
         kinds = [POSITIVE] * len(positive)
         kinds += [name for name, kind in negative.items() for _ in kind]
-        h = prompt_activations(model, prompts, sites, reads=reads)
+        if reads == "attended":
+            assert queries is not None
+            h = attended_activations(model, prompts, sites, queries)
+        else:
+            h = prompt_activations(model, prompts, sites, reads=reads)
         return cls.of(h.numpy(), prompts, kinds)
 
     def __len__(self) -> int:
@@ -70,6 +78,16 @@ class Examples:
     def two_sided(self) -> bool:
         """Whether there is a prompt of either side."""
         return bool(self.opens.any() and (~self.opens).any())
+
+    def check_two_sided(self) -> None:
+        """Raise unless there is a prompt of either side.
+
+        Raises:
+            EquipoiseError: A side is missing; says which.
+        """
+        if not self.two_sided:
+            missing = "shut" if self.opens.any() else "open"
+            raise EquipoiseError(f"a gate needs prompts of both sides: none it should {missing} on")
 
     def at(self, site: int) -> Examples:
         """One site's activations, ``h`` [n, d]."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from equipoise.decisions.activations import Prompt
 from equipoise.errors import EquipoiseError
+from equipoise.methods.gating.attended import fit_queries
 from equipoise.methods.gating.build import GateOptions, build_gate
 from equipoise.methods.gating.examples import Examples
 from equipoise.methods.gating.report import GateReport
 from equipoise.models import Model
-from equipoise.steering import ProbeGate
+from equipoise.steering import Gate
 
 
 def fit_gate(
@@ -24,14 +26,15 @@ def fit_gate(
     held_out_positive: Sequence[Prompt] = (),
     held_out_negative: Mapping[str, Sequence[Prompt]] | None = None,
     options: GateOptions | None = None,
-) -> tuple[ProbeGate, GateReport]:
+) -> tuple[Gate, GateReport]:
     """Fit a gate that opens on some prompts and stays shut on others.
 
     Of several sites, the one whose probe tells best is taken: by balanced accuracy on held-out
     prompts, averaged with that on every kind of negatives left out of the training (accuracy on
-    known kinds alone proved worthless as a promise; spec/findings.md, "Gating"). Of equals, the
-    first: an earlier site costs less to read ahead. The figures of a site that was chosen by them
-    flatter it a little.
+    known kinds alone proved worthless as a promise; spec/findings.md, "Gating"). A kernel gate, one
+    that attends, is judged on known kinds alone: to all that it does not remember it says one and
+    the same, which is no merit of a site. Of equals, the first: an earlier site costs less to read
+    ahead. The figures of a site that was chosen by them flatter it a little.
 
     Args:
         model: The model, with nothing attached.
@@ -49,17 +52,30 @@ def fit_gate(
     keys = [sites] if isinstance(sites, str) else list(sites)
     if not keys:
         raise EquipoiseError("a gate needs a site to read")
-    train = Examples.read(model, positive, negative, keys, options.reads)
-    held_out = Examples.read(model, held_out_positive, held_out_negative or {}, keys, options.reads)
+    queries = None
+    if options.reads == "attended":
+        known = [*positive, *(prompt for kind in negative.values() for prompt in kind)]
+        queries = fit_queries(model, known, keys)
+    read = partial(Examples.read, model, sites=keys, reads=options.reads, queries=queries)
+    train = read(positive, negative)
+    held_out = read(held_out_positive, held_out_negative or {})
     found = [
-        build_gate(key, train.at(number), held_out.at(number), options)
+        build_gate(
+            key,
+            train.at(number),
+            held_out.at(number),
+            options,
+            None if queries is None else queries[number],
+        )
         for number, key in enumerate(keys)
     ]
-    return max(found, key=lambda pair: round(merit(pair[1]), 3))
+    others = options.reads != "attended"
+    return max(found, key=lambda pair: round(merit(pair[1], others=others), 3))
 
 
-def merit(report: GateReport) -> float:
-    """Mean balanced accuracy of a gate on known kinds and on each kind left out."""
+def merit(report: GateReport, *, others: bool = True) -> float:
+    """Mean balanced accuracy of a gate on known kinds and (``others``) on each kind left out."""
     wrong = [max(rate.estimate for rate in report.false_firing.values())]
-    wrong += [rate.estimate for rate in report.left_out.values()]
+    if others:
+        wrong += [rate.estimate for rate in report.left_out.values()]
     return float(np.mean([(report.opens.estimate + 1 - rate) / 2 for rate in wrong]))

@@ -8,9 +8,8 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from equipoise.errors import EquipoiseError
 from equipoise.methods.gating.examples import Examples
-from equipoise.steering import ProbeGate
+from equipoise.steering import Gate, ProbeGate
 
 # Tight: the same prompts must give the same gate whatever the batches they were read in.
 _TOLERANCE, _MAX_ITERATIONS = 1e-7, 5000
@@ -43,18 +42,14 @@ def fit_probe(
     Raises:
         EquipoiseError: A side is missing.
     """
-    if not examples.two_sided:
-        missing = "shut" if examples.opens.any() else "open"
-        raise EquipoiseError(f"a gate needs prompts of both sides: none it should {missing} on")
+    examples.check_two_sided()
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     h = examples.h.astype(np.float64)
     mean, spread = np.zeros(h.shape[1]), np.ones(h.shape[1])
     if standardise:
-        mean, spread = h.mean(0), h.std(0)
-        # What is constant but for rounding tells nothing, and must not be blown up.
-        spread[spread <= _ROUNDING * np.sqrt(np.square(h).mean(0))] = np.inf
+        mean, spread = h.mean(0), spreads(h)
     weights = balanced_weights(examples, hard) if balance else None
     # Raw activations have coordinates far larger than the rest, on which lbfgs does not converge.
     solver = "lbfgs" if standardise or h.shape[1] > _NARROW else "newton-cholesky"
@@ -66,6 +61,14 @@ def fit_probe(
     w = model.coef_[0] / spread
     bias = float(model.intercept_[0] - w @ mean)
     return ProbeGate(site, torch.from_numpy(w), bias, soft=True)
+
+
+def spreads(h: np.ndarray) -> np.ndarray:
+    """Standard deviation of each coordinate of h [n, d]; infinite where it is constant."""
+    spread = h.std(0)
+    # What is constant but for rounding tells nothing, and must not be blown up.
+    spread[spread <= _ROUNDING * np.sqrt(np.square(h).mean(0))] = np.inf
+    return np.asarray(spread)
 
 
 def balanced_weights(examples: Examples, hard: Collection[str] = ()) -> np.ndarray:
@@ -84,6 +87,6 @@ def balanced_weights(examples: Examples, hard: Collection[str] = ()) -> np.ndarr
     return weights * len(examples)
 
 
-def openings(gate: ProbeGate, examples: Examples) -> np.ndarray:
-    """The probe's p for each example, float32 [n], exactly as the gate computes it."""
+def openings(gate: Gate, examples: Examples) -> np.ndarray:
+    """The gate's p for each example, float32 [n], exactly as the gate computes it."""
     return gate.probability(torch.from_numpy(examples.h)).numpy()

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.fairness.interval import Interval, mean_interval, proportion_interval
 from equipoise.methods.gating.examples import Examples
 from equipoise.methods.gating.probe import openings
-from equipoise.steering import ProbeGate
+from equipoise.steering import Gate
 
 _BINS = 10
 _CHANCE = 0.05
@@ -26,7 +26,7 @@ class Rate:
     n: int
 
     @classmethod
-    def of(cls, gate: ProbeGate, p: np.ndarray, clusters: np.ndarray) -> Rate:
+    def of(cls, gate: Gate, p: np.ndarray, clusters: np.ndarray) -> Rate:
         """From the probe's p [n], n ≥ 1."""
         interval: Interval
         if gate.soft:
@@ -105,7 +105,7 @@ class GateReport:
         return tuple(lines)
 
 
-def quality(gate: ProbeGate, examples: Examples) -> dict[str, float]:
+def quality(gate: Gate, examples: Examples) -> dict[str, float]:
     """Ranking and calibration of a probe on examples of both sides (fields of the report)."""
     from scipy.stats import mannwhitneyu
 
@@ -124,7 +124,7 @@ def quality(gate: ProbeGate, examples: Examples) -> dict[str, float]:
     }
 
 
-def false_firing(gate: ProbeGate, examples: Examples) -> dict[str, Rate]:
+def false_firing(gate: Gate, examples: Examples) -> dict[str, Rate]:
     """The gate's rate on each kind of prompts it should stay shut on."""
     p = openings(gate, examples)
     rates = {}
@@ -134,7 +134,7 @@ def false_firing(gate: ProbeGate, examples: Examples) -> dict[str, Rate]:
     return rates
 
 
-def opening_rate(gate: ProbeGate, examples: Examples) -> Rate:
+def opening_rate(gate: Gate, examples: Examples) -> Rate:
     """The gate's rate on the prompts it should open on (at least one)."""
     rows = examples.opens
     return Rate.of(gate, openings(gate, examples)[rows], _numbered(examples.clusters[rows]))
