@@ -14,7 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # as the command line does
 
 import numpy as np
 import torch

@@ -15,7 +15,7 @@ import torch
 from equipoise.methods.dso.sparsity import parts
 from equipoise.steering import Steering
 
-_GRID = (0.25, 0.5, 0.75, 1.0)
+_GRID = (0.5, 0.75, 1.0)
 _BISECTIONS = 4
 
 
