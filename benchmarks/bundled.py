@@ -30,7 +30,9 @@ def items_of(folder: Path | None) -> tuple[Task, Capability]:
     if folder is None:
         return load_task("coreference"), load_capability("builtin")
     skills = read_jsonl(folder / "skills.jsonl").items
-    return read_jsonl(folder / "coreference.jsonl"), Capability("builtin", "accuracy", skills)
+    return read_jsonl(folder / "coreference.jsonl"), Capability(
+        name="builtin", kind="accuracy", items=skills
+    )
 
 
 def figures(seed: int, task: Task, skills: Capability) -> tuple[dict[str, float], list[float]]:

@@ -6,17 +6,17 @@
 (b) TinyStories-656K, a published model, through the same command;
 (c) the bundled model on SynthBias.
 
-    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [a] [a1] [a0] [a2] [a3] [b] [c]
+    EQUIPOISE_DATA=../shared/data python benchmarks/real_input.py [--seed 0] [PART ...]
 
 Prints one table per part, with n and 95 % intervals; the targets stand beside the figures.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,11 @@ ATTENDING = {
 spares need not be held, so fewer steps and anchors do."""
 
 
-def film_reviews(nouns: str = "unseen", **settings: Any) -> None:
+def film_reviews(seed: int, nouns: str = "unseen", **settings: Any) -> None:
     """(a) A bias nobody planted.
 
     Args:
+        seed: Of the fit.
         nouns: Whether the fit is told of the gendered nouns that are tested (on other templates).
         **settings: Of DSO, beside or instead of those above.
     """
@@ -120,10 +121,12 @@ def film_reviews(nouns: str = "unseen", **settings: Any) -> None:
         strengths=STRENGTHS,
         capability=[load_capability(f"perplexity:{ROOT}/text/wikitext_1000.json")],
         anchors=Anchors((), stories),
+        seed=seed,
         **FILM_REVIEWS | settings,
     )
     seconds = time.perf_counter() - started
-    print(f"(a) imdb-5m on pronouns, {nouns} nouns, {settings or 'no gate'}, {seconds:.0f} s")
+    how = settings or "no gate"
+    print(f"(a) imdb-5m on pronouns, {nouns} nouns, {how}, seed {seed}, {seconds:.0f} s")
     for note in result.data["notes"]:
         print("  ", note)
     show(result)
@@ -138,26 +141,30 @@ def film_reviews(nouns: str = "unseen", **settings: Any) -> None:
     print("  lexical gender:", lexical_gender(model, task, steering), "(wanted: 1, ≥ .85)")
 
 
-def tiny_stories() -> None:
+def tiny_stories(seed: int) -> None:
     """(b) A published model, whatever it shows."""
     model, task = load(str(ROOT / "tinystories-656k")), load_task("pronouns")
     (found,) = decide(model, task.split("test"))
     print("(b) TinyStories-656K on pronouns")
     print(f"  he and she hold {found.mass.mean():.2e} of the probability (n={len(found)})")
     capability = [load_capability(f"perplexity:{ROOT}/text/tinystories_1000.json", limit=100)]
-    result, _ = run(model, task, strengths=STRENGTHS, capability=capability)
+    result, _ = run(model, task, strengths=STRENGTHS, capability=capability, seed=seed)
     show(result)
 
 
-def synthbias() -> None:
-    """(c) The bundled model on real sentences."""
-    task = load_task("synthbias", data=ROOT / "synthbias", limit=2000)
+def synthbias(seed: int) -> None:
+    """(c) The bundled model on real sentences; the seed draws them."""
+    task = load_task("synthbias", data=ROOT / "synthbias", limit=2000, seed=seed)
     print("(c) the bundled model on SynthBias, a subset of whole twins")
     show(audit(load(), task))
 
 
 def main() -> None:
     """Run the parts named on the command line, or all."""
+    parser = argparse.ArgumentParser(description="Real input; see the top of the file.")
+    parser.add_argument("parts", nargs="*")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
     parts = {
         "a": functools.partial(film_reviews, gate="hard"),
         "a1": film_reviews,
@@ -169,8 +176,8 @@ def main() -> None:
     }
     known = environment()
     print(f"{known['processor']}, {known['threads']} threads, torch {known['packages']['torch']}")
-    for name in sys.argv[1:] or parts:
-        parts[name]()
+    for name in args.parts or parts:
+        parts[name](args.seed)
 
 
 if __name__ == "__main__":
