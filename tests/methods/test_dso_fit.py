@@ -149,11 +149,12 @@ def test_twins_of_any_size_count_the_same(tiny: Model) -> None:
         if item.ambiguous and item.contexts == ("nurse",)
     ]
     more = task.with_items([*task.items, *twice])
-    config = DSOConfig(**SMALL | {"twins_per_step": 4})
+    # Two steps: rounding, which Adam makes much of, has no time to grow.
+    config = DSOConfig(**SMALL | {"twins_per_step": 4, "steps": 2})
     one, other = (Trainer(request(tiny, t), config) for t in (task, more))
     first, second = one.run().history, other.run().history
     for mine, theirs in zip(first, second, strict=True):
-        assert mine == pytest.approx(theirs, rel=3e-3, abs=5e-5)
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=2e-5)
 
 
 # ---- checkpoints

@@ -16,7 +16,7 @@ from equipoise.methods.dso.sparsity import parts
 from equipoise.steering import Steering
 
 _GRID = (0.5, 0.75, 1.0)
-_BISECTIONS = 4
+_BISECTIONS = 5
 
 
 @dataclass(frozen=True)
