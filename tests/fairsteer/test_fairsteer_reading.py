@@ -13,6 +13,7 @@ from equipoise.decisions.decide import decide
 from equipoise.errors import SteeringError
 from equipoise.methods.fairsteer import FairSteerConfig, data
 from equipoise.methods.fairsteer.vector import contrast_items
+from equipoise.methods.gating.attended import attended_activations
 from equipoise.models import Model
 from equipoise.steering import Additive, ProbeGate, Steering
 from equipoise.tasks.item import Item
@@ -90,6 +91,8 @@ def test_a_steered_model_is_not_read(tiny: Model) -> None:
     item = asked(tiny).task.items[0]
     with steering.applied(tiny), pytest.raises(SteeringError, match="detach before reading"):
         prompt_activations(tiny, [item], ["model.layers.0"])
+    with steering.applied(tiny), pytest.raises(SteeringError, match="detach before reading"):
+        attended_activations(tiny, [item], ["model.layers.0"], torch.ones(1, 32))
     with pytest.raises(SteeringError, match="no module"):
         prompt_activations(tiny, [item], ["model.layer.0"])
     assert not any(module._forward_hooks for module in tiny.hf.modules())

@@ -6,7 +6,7 @@ the number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -235,31 +235,55 @@ class _Recorder:
 
     def check(self) -> None:
         """Raise if the pass did not come by a site."""
-        if self._missing:
-            missed = self.sites[min(self._missing)]
-            raise SteeringError(f"{missed} was not reached: its activation cannot be read")
+        check_reached(self.sites, self._missing)
 
 
 @contextmanager
 def _recording(model: Model, rows: int, sites: Sequence[str]) -> Iterator[_Recorder]:
+    recorder = _Recorder(rows, sites)
+    with listening(model, sites, recorder.record):
+        yield recorder
+
+
+@contextmanager
+def listening(
+    model: Model, sites: Sequence[str], take: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Hands every activation at some sites on, as ``take(number of the site, activation)``.
+
+    Raises:
+        SteeringError: The model is steered: its activations would not be its own.
+    """
     if Runtime.of(model.hf) is not None:
         raise SteeringError("the model is steered: detach before reading its own activations")
-    recorder = _Recorder(rows, sites)
     handles: list[Any] = []
     try:
         for number, key in enumerate(sites):
             address = Address.parse(key)
-            hook = _hook(recorder, number, address)
+            hook = _hook(take, number, address)
             handles.append(address.register(address.find(model.hf), hook))
-        yield recorder
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(recorder: _Recorder, number: int, address: Address) -> Callable[..., None]:
-    def record(module: nn.Module, args: Any, output: Any = None) -> None:
+def _hook(
+    take: Callable[[int, Tensor], None], number: int, address: Address
+) -> Callable[..., None]:
+    def hand_on(module: nn.Module, args: Any, output: Any = None) -> None:
         h = activation(args if address.input else output, module)
-        recorder.record(number, address.take(h))
+        take(number, address.take(h))
 
-    return record
+    return hand_on
+
+
+def check_reached(sites: Sequence[str], missing: Collection[int]) -> None:
+    """Raise if a pass did not come by a site.
+
+    Raises:
+        SteeringError: Names the first of the sites whose numbers are missing.
+    """
+    if missing:
+        missed = sites[min(missing)]
+        raise SteeringError(f"{missed} was not reached: its activation cannot be read")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equipoise.decisions.activations import Prompt, encode_prompt
+from equipoise.decisions.activations import Prompt, check_reached, encode_prompt, listening
 from equipoise.decisions.batch import batches, forward, left_pad
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, prompt_text
 from equipoise.errors import EquipoiseError
 from equipoise.methods.method import some_items
 from equipoise.models import Model
-from equipoise.steering.address import Address, activation
 from equipoise.steering.gates import attended
 from equipoise.tasks.item import Item
 
@@ -44,17 +42,16 @@ def fit_queries(model: Model, prompts: Sequence[Prompt], sites: Sequence[str]) -
     Raises:
         EquipoiseError: No prompt names its context.
     """
-    named = [p for p in prompts if isinstance(p, Item) and context_token(model, p) is not None]
-    named = list(some_items(named, _QUERY_PROMPTS))
+    place = {p: context_token(model, p) for p in prompts if isinstance(p, Item)}
+    named = some_items([item for item, token in place.items() if token is not None], _QUERY_PROMPTS)
     if not named:
         raise EquipoiseError("an attending gate needs items whose prompts name their contexts")
-    place = [context_token(model, item) for item in named]
     tokens: list[list[Tensor]] = [[] for _ in sites]
     wanted: list[bool] = []
     for index, h, inside in _activations(model, named, sites):
         for row, i in enumerate(index):
             here = inside[row]
-            wanted += [place[i] == t for t in range(int(here.sum()))]
+            wanted += [place[named[i]] == t for t in range(int(here.sum()))]
             for site, values in enumerate(h):
                 tokens[site].append(values[row, here].cpu())
     return torch.stack([_query(torch.cat(found).numpy(), np.array(wanted)) for found in tokens])
@@ -101,31 +98,17 @@ def _activations(
     """Batches: numbers of prompts, each site's activations [rows, tokens, d], prompt tokens."""
     whole = [encode_prompt(model, prompt) for prompt in prompts]
     rows = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in whole]
-    addresses = [Address.parse(key) for key in sites]
     read: dict[int, Tensor] = {}
-    handles = [
-        address.register(address.find(model.hf), _hook(read, number, address))
-        for number, address in enumerate(addresses)
-    ]
-    try:
+    with listening(model, sites, read.__setitem__):
         for index in batches(rows, BATCH_TOKENS):
+            read.clear()
             ids, mask = left_pad([rows[i].prefix for i in index], 0, model.device)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             last = torch.tensor([ids.shape[1] - 1], device=model.device)
             with torch.inference_mode():
                 forward(model.hf, ids, mask, positions, logits_to_keep=last, use_cache=False)
-            yield index, [read[number] for number in range(len(sites))], mask.bool()
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(read: dict[int, Tensor], number: int, address: Address) -> Any:
-    def record(module: nn.Module, args: Any, output: Any = None) -> None:
-        h = address.take(activation(args if address.input else output, module))
-        read[number] = h.detach().float()
-
-    return record
+            check_reached(sites, set(range(len(sites))) - set(read))
+            yield index, [read[number].float() for number in range(len(sites))], mask.bool()
 
 
 def _query(h: np.ndarray, wanted: np.ndarray) -> Tensor:
