@@ -9,12 +9,13 @@ Prints n, the machine, and for each figure the mean over seeds with its range.
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # as the command line does
+from equipoise.cli.process import prepare
+
+prepare()  # threads and memory as the command line has them; before torch is imported
 
 import numpy as np
 import torch

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from equipoise.cli.exits import Interrupted, NotOk
+from equipoise.cli.process import prepare
 from equipoise.errors import EquipoiseError
 
 _INTERRUPTED = 130
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         user can mend; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _prepare()
+    prepare()
     try:
         from equipoise.cli.app import app
 
@@ -48,19 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message, code = _explain(error)
         return _fail(message, words, code)
-
-
-def _prepare() -> None:
-    """Settings of libraries that must be made before they are imported; the user's own win."""
-    # Threads that spin for long slow small models down several times over when other work is going
-    # on; threads that sleep at once, by a tenth when there is none.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an ω must not break an ASCII terminal
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -1,0 +1,46 @@
+"""What the command line sets up before its libraries, and what of it the user may overrule."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import pytest
+
+from equipoise.cli import process
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What malloc is asked to do."""
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *call: calls.append(call))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(process.sys, "platform", "linux")
+    monkeypatch.setattr(process.os, "environ", {})
+    return calls
+
+
+def test_freed_tensors_are_kept_for_the_next_step(asked):
+    process.prepare()
+    assert dict(asked) == {-3: 32 << 20, -1: 256 << 20}
+
+
+def test_the_users_malloc_settings_win(asked, monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    process.prepare()
+    assert asked == []
+
+
+def test_a_c_library_without_the_setting_is_left_alone(asked, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    process.prepare()
+    assert asked == []
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_the_users_way_of_waiting_wins(asked, monkeypatch, policy):
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    process.prepare()
+    assert process.os.environ.get("GOMP_SPINCOUNT") == (None if policy else "100000")
