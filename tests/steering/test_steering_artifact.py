@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from equipoise.errors import SteeringError
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import (
     Additive,
+    Affine,
     KernelGate,
     ProbeGate,
     Replace,
@@ -156,6 +158,46 @@ def test_info_that_is_no_json(model, tmp_path):
     assert not (tmp_path / "steering").exists()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused_from_the_start(steering, folder, value):
+    vector = torch.tensor([1.0, value])
+    for make in (Additive, Affine, Scale, Replace, lambda v: Affine(b=torch.nn.Parameter(v))):
+        with pytest.raises(SteeringError, match="not finite"):
+            make(vector)
+    Additive(vector.to("meta"))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with torch.no_grad():
+        steering.transforms["model.norm"].a[3] = value  # as a fit that diverges
+    with pytest.raises(SteeringError, match=r"cannot write .*model\.norm:a .*not finite"):
+        steering.save_pretrained(folder)
+    info = SteeringInfo(recommended_strength=value)
+    steering = Steering({"a": Additive(torch.ones(2))}, info=info)
+    with pytest.raises(SteeringError, match=r"cannot write .*recommended_strength"):
+        steering.save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_vectors_are_the_same_before_and_after(model, tmp_path, dtype):
+    torch.manual_seed(3)
+    one, two, three, four = (torch.randn(24).to(dtype) for _ in range(4))
+    steering = Steering(
+        {
+            "model.layers.0": Additive(one),
+            "model.layers.1.input_layernorm": Affine(two, three),
+            "model.layers.2.input_layernorm": Scale(1 + four),
+            "model.layers.2": Replace(one),
+        }
+    )
+    read = Steering.from_pretrained(steering.save_pretrained(tmp_path))
+    ids = torch.tensor([prompts()[0]])
+    for strength in (0.3, [0.3]):
+        with torch.no_grad(), steering.applied(model, strength):
+            wanted = model(ids).logits
+        with torch.no_grad(), read.applied(model, strength):
+            assert torch.equal(model(ids).logits, wanted)
+
+
 def test_missing_and_extra_tensors(folder):
     path = folder / "steering.safetensors"
     tensors = load_file(path)
@@ -227,6 +269,16 @@ def test_a_header_whose_size_reads_like_a_pickle_is_loaded(tmp_path, size):
     [
         ({"format_version": 2}, "newer"),
         ({"format_version": None}, "no format_version"),
+        *(({"format_version": v}, "must be a number from 1") for v in (0, -3, True, 1.0, "1")),
+        ({"recommended_strength": "x"}, r"config\.json: recommended_strength .* number; got 'x'"),
+        ({"recommended_strength": math.nan}, r"config\.json: recommended_strength .* finite"),
+        ({"recommended_strength": True}, "recommended_strength"),
+        ({"verified_strengths": [0.0]}, r"verified_strengths\.1"),
+        ({"verified_strengths": [0.0, math.inf]}, r"verified_strengths\.1 .* finite"),
+        ({"parameters": "all"}, "parameters should be 'both'"),
+        ({"extra": 3}, "extra"),
+        ({"data_digests": {"anchors": 1}}, r"data_digests\.anchors"),
+        ({"fingerprint": 5}, "fingerprint"),
         ({"sites": None}, "malformed"),
         ({"sites": {}}, "at least one"),
         ({"token_scope": "sometimes"}, "token scope"),

@@ -396,8 +396,10 @@ def test_mistakes_say_what_differs(model):
         steering.attach(empty)
     shared = build("llama")
     shared.model.layers[1].input_layernorm = shared.model.layers[0].input_layernorm
-    with pytest.raises(SteeringError, match="one shared module"):
-        steering.attach(shared)
+    one = Steering({(key := "model.layers.0.input_layernorm"): steering.transforms[key]})
+    for each in (steering, one):  # of the blocks that use it one alone cannot be steered
+        with pytest.raises(SteeringError, match=r"0.input_layernorm and .* are one shared module"):
+            each.attach(shared)
     with (
         steering.applied(model),
         pytest.raises(SteeringError, match="attached to this model already"),

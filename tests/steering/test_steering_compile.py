@@ -158,3 +158,77 @@ def test_nor_does_a_compiled_backbone():
         compiled = torch.compile(model.model, backend="eager")
         with pytest.raises(SteeringError, match="compiled"):
             compiled(ids, attention_mask=right)
+
+
+def compile_backbone(model):
+    model.model.compile(backend="eager")
+    return model
+
+
+def compile_its_forward(model):
+    model.model.forward = torch.compile(model.model.forward, backend="eager")
+    return model
+
+
+def compile_a_function(model):
+    return torch.compile(lambda ids: model(ids), backend="eager")
+
+
+def compile_a_wrapper(model):
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, ids):
+            return self.inner(ids)
+
+    return torch.compile(Wrapper(), backend="eager")
+
+
+def compile_a_block(model):
+    model.model.layers[0].compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        compile_backbone,
+        compile_its_forward,
+        compile_a_function,
+        compile_a_wrapper,
+        compile_a_block,
+    ],
+)
+def test_whatever_was_compiled_before_and_calls_a_site_raises(how):
+    model = build("llama", num_hidden_layers=1)
+    steering = random_steering(model)
+    with as_torch_ships(), torch.no_grad():
+        call = how(model)
+        base = call(IDS).logits
+    with pytest.raises(SteeringError, match="compiled before"):
+        steering.attach(model)
+    torch._dynamo.reset()
+    with steering.applied(model), torch.no_grad():
+        steered = call(IDS).logits
+    assert (steered - base).abs().max() > 1e-3
+    with torch.no_grad():
+        assert torch.equal(call(IDS).logits, base)
+    with steering.applied(model), torch.no_grad():  # what was compiled since then is no reason
+        assert torch.equal(call(IDS).logits, steered)
+
+
+@pytest.mark.parametrize("part", ["mlp", "input_layernorm"])
+def test_what_calls_no_site_may_be_compiled_before(part):
+    """A site's own code, too: torch calls its hooks beside it."""
+    model = build("llama", num_hidden_layers=1)
+    steering = random_steering(model)
+    with torch.no_grad(), steering.applied(model):
+        wanted = model(IDS).logits
+    with as_torch_ships(), torch.no_grad():
+        getattr(model.model.layers[0], part).compile(backend="eager")
+        base = model(IDS).logits
+    with steering.applied(model), torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, wanted)
+    assert (wanted - base).abs().max() > 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -159,6 +160,47 @@ def test_token_gate_decides_each_token_by_itself():
         assert torch.equal(cached, again)
 
 
+@pytest.mark.parametrize("place", GATE_SITES)
+def test_a_kept_cache_and_another_prompt(place):
+    """The gate is asked of the new prompt; what is cached must have been run under its answer."""
+    model = build("llama")
+    steering, _ = gated(model, place)
+    kept, outcomes = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}, []
+    with steering.applied(model, strength=0.8) as attachment:
+        for row, more in itertools.product(prompts(), repeat=2):
+            first = torch.tensor([row])
+            out = model.generate(first, attention_mask=torch.ones_like(first), **kept)
+            before = attachment.decisions
+            second = torch.cat([out.sequences, torch.tensor([more])], 1)
+            mask = torch.ones_like(second)
+            wanted = run(model, second, mask)
+            outcomes.append(torch.equal(attachment.decisions, before))
+            if outcomes[-1]:
+                found = run(model, second, mask, past_key_values=out.past_key_values)
+                assert torch.equal(found[0], wanted[0])
+                torch.testing.assert_close(found[1], wanted[1], atol=2e-4, rtol=1e-4)
+            else:
+                with pytest.raises(SteeringError, match="other gate decisions"):
+                    run(model, second, mask, past_key_values=out.past_key_values)
+    assert set(outcomes) == {True, False}
+
+
+def test_a_decision_is_not_taken_to_a_prompt_of_another_length():
+    model = build("llama")
+    steering, _ = gated(model, "early")
+    ids = torch.tensor([prompts()[1]])
+    with steering.applied(model, strength=0.8) as attachment, torch.no_grad():
+        cache = DynamicCache()
+        model(ids, past_key_values=cache)
+        with pytest.raises(SteeringError, match="where the prompt ends"):
+            model(ids, past_key_values=cache)
+        attachment.prompt_lengths = [18]
+        with pytest.raises(SteeringError, match="the gate decided on prompts of other lengths"):
+            model(ids, past_key_values=cache)
+        attachment.prompt_lengths = [9]
+        model(ids, past_key_values=cache)
+
+
 def test_decisions_the_caller_sets():
     model = build("llama")
     steering, _ = gated(model, "late")
@@ -202,6 +244,8 @@ def test_what_a_gate_cannot_tell_raises():
         ProbeGate("model.layers.0", torch.tensor([float("nan")]))
     with pytest.raises(SteeringError, match="threshold"):
         ProbeGate("model.layers.0", torch.ones(2), threshold=2.0)
+    with pytest.raises(SteeringError, match="logit_threshold must be finite"):
+        ProbeGate("model.layers.0", torch.ones(2), logit_threshold=float("inf"))
     vectors = torch.ones(2), torch.ones(4), torch.ones(3, 4), torch.ones(3)
     with pytest.raises(SteeringError, match="do not fit"):
         KernelGate("model.layers.0", *vectors[:3], torch.ones(2))
@@ -225,6 +269,21 @@ def test_hard_is_soft_cut_at_the_threshold(values, bias, threshold):
     assert soft.item() == pytest.approx(torch.sigmoid(h @ weight + bias).item(), abs=1e-5)
     hard = ProbeGate("x", weight, bias, threshold=threshold)(h)
     assert hard.item() == float(soft.item() >= threshold)
+
+
+def test_a_logit_tells_apart_what_is_one_to_rounding():
+    h = torch.tensor([[20.0], [30.0]])
+    gate = ProbeGate("x", torch.ones(1))
+    gate.cut_at(25.0)
+    assert gate.probability(h).tolist() == [1.0, 1.0]
+    assert gate(h).tolist() == [0.0, 1.0]
+    assert gate.settings()["logit_threshold"] == 25.0
+    assert 1 - 1e-10 < gate.threshold < 1
+    gate.cut_at(-5000.0)
+    assert 0 <= gate.threshold < 1e-300
+    gate.threshold = 0.9  # by hand it is p again
+    assert gate(h).tolist() == [1.0, 1.0]
+    assert "logit_threshold" not in gate.settings()
 
 
 def test_kernel_gate_is_its_equation():

@@ -145,6 +145,6 @@ def test_what_the_unconditional_prompt_cannot_be_told_raises():
     with steering.applied(model) as attachment:
         with pytest.raises(SteeringError, match="not guidance as a logits processor"):
             scored(model, ids, mask, logits_processor=[Guidance(SCALE, model)])
-        attachment.prompt_lengths = [3, 9, 6]
+        attachment.prompt_lengths = [3, 9, 5]
         with pytest.raises(SteeringError, match="prompt_lengths"):
             scored(model, ids, mask)

@@ -71,12 +71,24 @@ def test_dso_factors_are_not_slopes(tmp_path, model):
         ({"model.norm": {"a": torch.ones(64), "slope": torch.ones(64)}}, "both"),
         ({"input_layernorm": {"a": torch.ones(64)}}, "more than one norm"),
         ({"model.layers.9.input_layernorm": {"a": torch.ones(64)}}, "is no norm"),
+        (
+            {"norm": {"a": torch.ones(64)}, "model.norm": {"a": torch.ones(64)}},
+            "'norm' and 'model.norm' are the same norm, model.norm",
+        ),
+        ({"model.norm.a": torch.ones(64), "model.norm": {"a": torch.zeros(64)}}, "twice"),
         ({"model.norm": types.SimpleNamespace(a=1)}, "tensors alone"),
     ],
 )
 def test_dso_files_that_are_not(tmp_path, model, content, match):
     with pytest.raises(SteeringError, match=match):
         from_dso(saved(tmp_path, content), model)
+
+
+@pytest.mark.parametrize("neutral", [float("nan"), float("inf")])
+def test_dso_needs_a_neutral_scale_that_is_a_number(tmp_path, model, neutral):
+    path = saved(tmp_path, {"model.norm": {"scale": torch.ones(64)}})
+    with pytest.raises(SteeringError, match="neutral_scale must be finite"):
+        from_dso(path, model, neutral_scale=neutral)
 
 
 def test_dso_files_that_cannot_be_read(tmp_path, model):
@@ -118,6 +130,18 @@ def test_gguf_is_what_others_read_and_write(tmp_path, model):
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == "llama"
     assert reader.tensors[0].tensor_type == gguf.GGMLQuantizationType.F32
+
+
+def test_gguf_with_two_vectors_for_a_layer(tmp_path, model):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "controlvector")
+    for name in ("direction.1", "direction.01"):
+        writer.add_tensor(name, np.ones(64, dtype=np.float32))
+    for step in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{step}_to_file")()
+    writer.close()
+    with pytest.raises(SteeringError, match="two vectors for layer 1"):
+        from_gguf(tmp_path / "theirs.gguf", model)
 
 
 def test_gguf_refusals(tmp_path, model):
@@ -171,6 +195,9 @@ def test_steering_vector_objects(model):
     deep = types.SimpleNamespace(layer_activations={5: given}, layer_type="mlp")
     with pytest.raises(SteeringError, match="layer 5; this model has 2"):
         from_steering_vector(deep, model)
+    wild = types.SimpleNamespace(layer_activations={1: given / 0}, layer_type="mlp")
+    with pytest.raises(SteeringError, match=r"vector for layer 1 holds values .* not finite"):
+        from_steering_vector(wild, model)
 
 
 # ---- ONNX

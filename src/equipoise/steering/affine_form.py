@@ -20,7 +20,7 @@ def affine_form(transform: Transform) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(transform, Additive):
         return None, transform.v
     if isinstance(transform, Scale):
-        return transform.s - 1, None
+        return transform.slope, None
     if isinstance(transform, Replace):
         return -torch.ones_like(transform.v), transform.v
     raise SteeringError(f"a {transform.kind!r} transform is not of the form h + ω (a ⊙ h + b)")

@@ -11,14 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address
 from equipoise.steering.gates import GATES, Gate
 from equipoise.steering.info import SteeringInfo
-from equipoise.steering.transforms import TRANSFORMS, Transform
+from equipoise.steering.transforms import TRANSFORMS, Transform, check_finite
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
@@ -39,21 +38,26 @@ def save(steering: Steering, folder: str | PathLike[str], *, card: str | None = 
         The folder.
 
     Raises:
-        SteeringError: The folder cannot be written.
+        SteeringError: The folder cannot be written, or the steering is none that could be read:
+            parameters that are not finite, an info of other types than it should hold.
     """
     from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
+    tensors = steering.tensors()
+    for name, value in tensors.items():
+        check_finite(value, f"cannot write the steering: {name}")
     try:
         config = json.dumps(_config(steering), indent=2)
     except (TypeError, ValueError) as error:
         raise SteeringError(f"the steering's info holds what JSON cannot: {error}") from error
+    _info(json.loads(config), "cannot write the steering")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the final step is a rename on one file system.
         with tempfile.TemporaryDirectory(prefix=".steering-", dir=folder) as scratch:
             new = Path(scratch)
-            data = to_bytes(steering.tensors(), metadata={"format": "pt"})
+            data = to_bytes(tensors, metadata={"format": "pt"})
             (new / TENSORS).write_bytes(data)
             (new / CONFIG).write_text(config + "\n", encoding="utf-8")
             (new / CARD).write_text(card or default_card(steering), encoding="utf-8")
@@ -76,15 +80,18 @@ def load(source: str | PathLike[str], *, revision: str | None = None) -> Steerin
 
     folder = _locate(source, revision)
     config = _read_config(folder / CONFIG)
+    info = _info(config, folder / CONFIG)
     tensors = _read_tensors(folder / TENSORS)
     try:
         steering = Steering(
             _transforms(config["sites"], tensors),
             config["token_scope"],
             _gate(config["gate"], tensors),
-            _info(config),
+            info,
         )
         expected = config["digest"]
+    except SteeringError as error:
+        raise SteeringError(f"{folder}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SteeringError(f"{folder / CONFIG}: missing or malformed entry: {error}") from error
     if tensors:
@@ -191,11 +198,14 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SteeringError(f"{path}: not readable JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("format_version"), int):
+    found = config.get("format_version") if isinstance(config, dict) else None
+    if found is None:
         raise SteeringError(f"{path}: no format_version: not a steering config")
-    if config["format_version"] > FORMAT:
+    if type(found) is not int or found < 1:
+        raise SteeringError(f"{path}: format_version must be a number from 1; got {found!r}")
+    if found > FORMAT:
         raise SteeringError(
-            f"{path}: format version {config['format_version']} is newer than this equipoise "
+            f"{path}: format version {found} is newer than this equipoise "
             f"reads ({FORMAT}); upgrade equipoise"
         )
     return config
@@ -224,14 +234,12 @@ def _transforms(sites: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[st
         if kind not in TRANSFORMS:
             raise SteeringError(f"{key}: unknown transform {kind!r}; upgrade equipoise")
         mine = {n.rpartition(":")[2]: tensors.pop(n) for n in sorted(tensors) if _owner(n) == key}
-        for name, value in mine.items():
-            if not bool(torch.isfinite(value).all()):
-                raise SteeringError(f"tensor {key}:{name} holds values that are not finite")
         try:
             transforms[key] = TRANSFORMS[kind](**mine)
         except (TypeError, SteeringError) as error:
-            why = error if mine and isinstance(error, SteeringError) else f"got {sorted(mine)}"
-            raise SteeringError(f"{key}: missing, extra or misshapen tensor: {why}") from None
+            if mine and isinstance(error, SteeringError):
+                raise SteeringError(f"{key}: {error}") from None
+            raise SteeringError(f"{key}: missing, extra tensors: got {sorted(mine)}") from None
     return transforms
 
 
@@ -253,9 +261,15 @@ def _owner(name: str) -> str:
     return name.rpartition(":")[0]
 
 
-def _info(config: Mapping[str, Any]) -> SteeringInfo:
+def _info(config: Mapping[str, Any], source: str | Path) -> SteeringInfo:
+    from pydantic import TypeAdapter, ValidationError
+
     # Entries a later version of this format may add are not ours to refuse.
     known = {f.name: config[f.name] for f in fields(SteeringInfo) if f.name in config}
-    if known.get("verified_strengths"):
-        known["verified_strengths"] = tuple(known["verified_strengths"])
-    return SteeringInfo(**known)
+    try:
+        # As JSON, where a list may stand for a tuple.
+        return TypeAdapter(SteeringInfo).validate_json(json.dumps(known))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input ")
+        raise SteeringError(f"{source}: {field} {why}; got {first['input']!r}") from None

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address
-from equipoise.steering.context import Forward, Generation
+from equipoise.steering.cached import check_cache
+from equipoise.steering.context import Forward, Generation, as_lengths
 from equipoise.steering.generation import Settings
 from equipoise.steering.guidance import is_guided
 from equipoise.steering.hooks import GateHook, InputHook, OutputHook
-from equipoise.steering.recomputation import Recomputation
 from equipoise.steering.row_gate import RowGate
 from equipoise.steering.runtime import Runtime
 from equipoise.steering.strength import Strength, as_strength
@@ -32,7 +32,7 @@ class Attachment:
         sites: Modules steered, by site key.
         gate_first: Whether the gate's site comes before everything that is steered.
         row_gate: The gate, if it decides per row.
-        recomputation: Watches gradient checkpointing.
+        ran: Whether a pass with autograd has begun since it was attached.
         uid: Tells this steering, with its parameters as they now are, from any other.
         static: Whether every token of a row is steered alike, whatever the row holds.
         epoch: Another object after every change of the strength, or of the parameters (as seen
@@ -53,13 +53,14 @@ class Attachment:
         self.strength = strength
         self._mask: Tensor | None = None
         self._decision: Tensor | None = None
+        self._places = _places(model, [Address.parse(key).path for key in sites])
         self.gate_first = gate_first
         self.uid = steering.uid
         gate = steering.gate
         self.static = steering.scope.everywhere and gate is None
         self.row_gate = RowGate(gate, self) if gate is not None and gate.unit == "row" else None
         self._handles: list[Any] = []
-        self.recomputation = Recomputation()
+        self.ran = False
         self.runtime = Runtime.of(model) or Runtime(backbone)
         self.runtime.join(self, model)
         if gate is not None:
@@ -78,15 +79,18 @@ class Attachment:
     @property
     def strength(self) -> Tensor:
         """ω, float32: 0-d, or 1-D with one value per row of the batch (per prompt in generate)."""
-        return self._strength
+        return self._strength.float()
 
     @strength.setter
     def strength(self, value: Strength) -> None:
         before: Tensor | None = getattr(self, "_strength", None)
         self._strength = as_strength(value)
+        if before is None or not _equal(before, self._strength):
+            self._strength_changed()
+
+    def _strength_changed(self) -> None:
+        self._learned = self.changes
         self._devices: dict[torch.device, Tensor] = {}
-        if before is not None and _equal(before, self._strength):
-            return
         self._values: tuple[float, ...] | None = None
         # What is kept for a strength is known by the identity of this object.
         self.token = object()
@@ -96,16 +100,23 @@ class Attachment:
         self.off = bool((self._strength.detach() == 0).all()) and not self._strength.requires_grad
 
     @property
+    def changes(self) -> int:
+        """How often a strength that is learned was changed in place; only its owner can."""
+        return self._strength._version if self._strength.requires_grad else 0
+
+    @property
     def prompt_lengths(self) -> Tensor | None:
         """Real tokens of each row's prompt, int64 [rows]; None: told from the cache or generate.
 
-        Set it where the prompt and its continuation go through the model in one pass.
+        Set it where the prompt and its continuation go through the model in one pass, or where a
+        beginning is cached before the rest of its prompt; it holds until it is set again, and
+        ``generate`` refuses it if its prompts are of other lengths.
         """
         return self.runtime.prompt_lengths
 
     @prompt_lengths.setter
     def prompt_lengths(self, value: Tensor | Sequence[int] | None) -> None:
-        self.runtime.prompt_lengths = None if value is None else torch.as_tensor(value)
+        self.runtime.prompt_lengths = None if value is None else as_lengths(value)
 
     @property
     def mask(self) -> Tensor | None:
@@ -125,7 +136,7 @@ class Attachment:
 
     @decision.setter
     def decision(self, value: Tensor | None) -> None:
-        self._decision = None if value is None else as_strength(value).reshape(-1)
+        self._decision = None if value is None else as_strength(value).float().reshape(-1)
 
     @property
     def decisions(self) -> Tensor | None:
@@ -162,7 +173,7 @@ class Attachment:
     def strength_on(self, device: torch.device) -> Tensor:
         """The strength on a device."""
         if device not in self._devices:
-            self._devices[device] = self._strength.to(device)
+            self._devices[device] = self.strength.to(device)
         return self._devices[device]
 
     def batch(self, h: Tensor) -> Any:
@@ -176,7 +187,20 @@ class Attachment:
     # ---- what the runtime tells
 
     def open_pass(self) -> None:
-        """A forward pass starts: see once, for all sites, whether the parameters changed."""
+        """A forward pass starts: see once, for all sites, what changed since the last.
+
+        Raises:
+            SteeringError: A site's module is no longer the model's.
+        """
+        for above, leaf, module in self._places:
+            now = above._modules.get(leaf)
+            if now is not module and getattr(now, "_orig_mod", None) is not module:
+                raise SteeringError(
+                    f"{type(above).__name__}.{leaf} was replaced since the steering was attached, "
+                    "which would miss it: detach, change the model, then attach"
+                )
+        if self.changes != self._learned:
+            self._strength_changed()
         uid = self.steering.uid
         if uid != self.uid:
             self.uid, self.epoch = uid, object()
@@ -190,37 +214,38 @@ class Attachment:
         """A forward pass starts.
 
         Raises:
-            SteeringError: Its cache was filled at another strength or decision.
+            SteeringError: Its cache was filled at another strength or decision, or by prompts
+                that ended elsewhere; or it packs several sequences into a row.
         """
-        if forward.past and self.touches(forward):
-            self._check_cache(forward)
+        if forward.past or forward.unmarked:
+            check_cache(self, forward)
+        elif forward.tokens > 1 and not self.off and self._reads_rows:
+            forward.refuse_packed(given.get("position_ids"))
         if torch.is_grad_enabled():
-            self.recomputation.forward(self.token)
+            self.ran = True
         if self.row_gate is not None:
             self.row_gate.begin(forward, given)
 
-    def _check_cache(self, forward: Forward) -> None:
-        filled = forward.stamp.strengths.get(self.uid) if forward.stamp else None
-        if filled is None:
-            if self.off or self.steering.scope.spares_prompt:
-                return
-            filled = (0.0,)
-        if _same(filled, self.values):
-            return
-        raise SteeringError(
-            f"the cache was filled at strength {_shown(filled)}, this call runs at "
-            f"{_shown(self.values)}: start from an empty cache"
-        )
+    @property
+    def _reads_rows(self) -> bool:
+        """Whether it matters where a row's tokens stand in it."""
+        scope = self.steering.scope
+        asked = self.row_gate is not None and self.decision is None
+        return asked or scope.told_by_prompt or scope.positions is not None
 
     def begin_generation(self, generation: Generation, settings: Settings) -> None:
         """``generate`` starts.
 
         Raises:
-            SteeringError: The strengths do not fit its prompts.
+            SteeringError: The strengths, or the prompt lengths that were set, do not fit its
+                prompts.
         """
         self.uid = self.steering.uid
-        if not self.static and is_guided(settings):
-            self._check_guided()
+        if self.prompt_lengths is not None and not self.static:
+            self._check_lengths(self.prompt_lengths, generation)
+        if "mask" in self.steering.scope.parts and is_guided(settings):
+            # It is told by the columns of the prompt; the unconditional prompt has others.
+            raise SteeringError("classifier-free guidance does not go with the token scope 'mask'")
         n, prompts = self._strength.numel(), generation.prompts
         if self._strength.ndim == 0 or n == prompts:
             return
@@ -231,12 +256,13 @@ class Attachment:
                 + ("" if beams > 1 else ", or one per returned sequence")
             )
 
-    def _check_guided(self) -> None:
-        # Both are told by the columns of the prompt; the unconditional prompt has others.
-        told = "prompt_lengths" if self.prompt_lengths is not None else ""
-        told = "the token scope 'mask'" if "mask" in self.steering.scope.parts else told
-        if told:
-            raise SteeringError(f"classifier-free guidance does not go with {told}")
+    def _check_lengths(self, told: Tensor, generation: Generation) -> None:
+        # Set for a pass and forgotten, most likely: generate tells its prompts by itself.
+        if not generation.padding_known or told.tolist() != generation.lengths.tolist():
+            raise SteeringError(
+                f"prompt_lengths {told.tolist()} are not those of the prompts given to generate: "
+                "set attachment.prompt_lengths = None"
+            )
 
     @property
     def prompt_may_be_parted(self) -> bool:
@@ -249,19 +275,19 @@ class Attachment:
         return self.row_gate is None or self.row_gate.prompt_may_be_parted
 
 
+def _places(root: nn.Module, paths: Sequence[str]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Where the modules on the way to the sites hang: parent, name there, module."""
+    ways = {
+        ".".join(path.split(".")[:end]) for path in paths for end in range(1, path.count(".") + 2)
+    }
+    found = []
+    for way in sorted(ways):
+        above, _, leaf = way.rpartition(".")
+        found.append((root.get_submodule(above), leaf, root.get_submodule(way)))
+    return found
+
+
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one.requires_grad or other.requires_grad or one.shape != other.shape:
         return False
     return bool((one == other.to(one.device)).all())
-
-
-def _same(filled: tuple[float, ...], now: tuple[float, ...]) -> bool:
-    long, short = (filled, now) if len(filled) >= len(now) else (now, filled)
-    if len(long) % len(short):
-        return False
-    repeat = len(long) // len(short)
-    return long == tuple(value for value in short for _ in range(repeat))
-
-
-def _shown(values: tuple[float, ...]) -> str:
-    return f"{values[0]:g}" if len(set(values)) == 1 else str([round(v, 4) for v in values])

@@ -35,5 +35,6 @@ def select_rows(cache: Any, index: Tensor) -> None:
                 for uid, values in stamp.strengths.items()
             },
             decisions={uid: d[index.to(d.device)] for uid, d in stamp.decisions.items()},
+            generation=None,  # its rows are others
         ),
     )

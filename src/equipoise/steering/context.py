@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,10 +12,15 @@ from torch import Tensor
 from equipoise.errors import SteeringError
 
 _STAMP = "_equipoise_stamp"
-_CACHES = ("past_key_values", "cache_params")
+# What transformers calls a cache, among a model's arguments and in its output.
+CACHES = ("past_key_values", "cache_params", "past_buckets_states", "mems", "state")
 _UNTOLD = (
-    "the prompts hold padding tokens: pass attention_mask to generate, so that the token scope "
-    "or the gate can tell them from the prompt"
+    "padding, or a cached beginning, cannot be told from the prompt: pass attention_mask to "
+    "generate, over all its tokens, so that the token scope or the gate can"
+)
+_UNCOUNTED = (
+    "how many tokens are cached cannot be told of this model: a token scope or a gate needs "
+    "use_cache=False here"
 )
 
 
@@ -28,12 +33,31 @@ class Stamp:
         prompt: int64 [rows]; real tokens of each row's prompt.
         strengths: Per steering, by :attr:`Steering.uid`: the strengths its tokens were run at.
         decisions: Per steering with a row gate: float32 [rows].
+        generation: The ``generate`` call it was filled in, if any.
     """
 
     tokens: int
     prompt: Tensor | None = None
     strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
     decisions: dict[str, Tensor] = field(default_factory=dict)
+    generation: Generation | None = None
+
+
+def as_lengths(value: Tensor | Sequence[int]) -> Tensor:
+    """Numbers of tokens, one per row, as int64 [rows].
+
+    Raises:
+        SteeringError: Not integers of at least 1.
+    """
+    try:
+        lengths = torch.as_tensor(value)
+    except (TypeError, ValueError):
+        lengths = torch.empty(0)
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if lengths.ndim != 1 or not len(lengths) or not whole or bool((lengths < 1).any()):
+        got = lengths.tolist() if lengths.numel() else value
+        raise SteeringError(f"prompt_lengths must be an integer of 1 or more per row; got {got}")
+    return lengths.long()
 
 
 def stamp_of(cache: Any) -> Stamp | None:
@@ -43,31 +67,47 @@ def stamp_of(cache: Any) -> Stamp | None:
 
 def put_stamp(cache: Any, stamp: Stamp) -> None:
     """Mark a cache; legacy caches (tuples) cannot be marked and are left alone."""
-    if hasattr(cache, "__dict__"):
+    if can_be_marked(cache):
         setattr(cache, _STAMP, stamp)
+
+
+def can_be_marked(cache: Any) -> bool:
+    """Whether a steered model leaves its stamp on such a cache."""
+    return hasattr(cache, "__dict__")
 
 
 def cache_of(values: Any) -> Any:
     """The cache among a forward pass's arguments, or in its output; None if there is none."""
     if isinstance(values, tuple):
         return next((v for v in values if hasattr(v, "get_seq_length")), None)
-    for name in _CACHES:
+    for name in CACHES:
         cache = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
         if cache is not None:
             return cache
     return None
 
 
-def tokens_in(cache: Any) -> int:
-    """Columns a cache holds."""
+def tokens_in(cache: Any) -> int | None:
+    """Columns a cache holds; None if it holds some and does not tell how many."""
     if cache is None:
         return 0
     try:
         return int(cache.get_seq_length())
-    except (AttributeError, ValueError):
-        # State-space caches do not count their tokens.
+    except (AttributeError, TypeError, ValueError):
+        # State-space caches do not count their tokens, nor does Reformer's.
         stamp = stamp_of(cache)
-        return stamp.tokens if stamp else 0
+        if stamp is not None:
+            return stamp.tokens
+        return None if _is_filled(cache) else 0
+
+
+def _is_filled(cache: Any) -> bool:
+    if hasattr(cache, "has_previous_state"):
+        try:
+            return bool(cache.has_previous_state())
+        except ValueError:  # it has no layers yet
+            return False
+    return hasattr(cache, "__len__") and len(cache) > 0
 
 
 @dataclass
@@ -89,6 +129,11 @@ class Generation:
         """Number of prompts."""
         return self.mask.shape[0]
 
+    @property
+    def lengths(self) -> Tensor:
+        """Real tokens of each prompt, int64 [prompts]; only where the padding is known."""
+        return self.mask.sum(1)
+
 
 @dataclass(eq=False)
 class Forward:
@@ -101,9 +146,11 @@ class Forward:
         past: Columns already in the cache.
         attention: [rows, past + tokens] attention mask, or None where the model saw none.
         masked: Whether the model saw a mask of a form that does not tell the padding.
+        uncounted: Whether the cache holds tokens that ``past`` does not count.
+        unmarked: Whether it is one that no steered model filled.
         stamp: Of the cache at the start of the pass.
         generation: The ``generate`` call it belongs to.
-        given_lengths: Prompt lengths the caller set.
+        given_lengths: Prompt lengths the caller set; not within ``generate``, which tells them.
         decisions: Row-gate decisions known so far, by steering: float32 [rows].
         token_decisions: Token-gate decisions of this pass: float32 [rows, tokens].
         chosen: Token scope times gate of this pass: float32 [rows or 1, tokens or 1, 1].
@@ -116,6 +163,8 @@ class Forward:
     past: int = 0
     attention: Tensor | None = None
     masked: bool = False
+    uncounted: bool = False
+    unmarked: bool = False
     stamp: Stamp | None = None
     generation: Generation | None = None
     given_lengths: Tensor | None = None
@@ -150,18 +199,28 @@ class Forward:
         Raises:
             SteeringError: The padding cannot be told.
         """
+        index, real = self._columns()
+        return index[:, self.past :], real[:, self.past :]
+
+    def cached_layout(self) -> tuple[Tensor, Tensor]:
+        """The same of the columns in the cache: int64 and bool, [rows, past]."""
+        index, real = self._columns()
+        return index[:, : self.past], real[:, : self.past]
+
+    def _columns(self) -> tuple[Tensor, Tensor]:
         if self._layout is None:
-            mask = self._real()
-            if mask is None:
-                columns = torch.arange(self.past, self.past + self.tokens, device=self.device)
+            real = self._real()
+            if real is None:
+                columns = torch.arange(self.past + self.tokens, device=self.device)
                 index = columns.expand(self.rows, -1)
                 self._layout = index, torch.ones_like(index, dtype=torch.bool)
             else:
-                index = mask.long().cumsum(1) - 1
-                self._layout = index[:, self.past :], mask[:, self.past :]
+                self._layout = real.long().cumsum(1) - 1, real
         return self._layout
 
     def _real(self) -> Tensor | None:
+        if self.uncounted:
+            raise SteeringError(_UNCOUNTED)
         width = self.past + self.tokens
         generation = self.generation
         if self.attention is not None:
@@ -190,21 +249,71 @@ class Forward:
             SteeringError: It cannot be told where the prompt ends.
         """
         if self._lengths is None:
-            if self.given_lengths is not None:
-                lengths = self.expand(self.given_lengths, "prompt_lengths")
-            elif self.generation is not None:
+            if self.generation is not None:
                 lengths = self._generation_lengths(self.generation)
+            elif self.given_lengths is not None:
+                lengths = self.expand(self.given_lengths, "prompt_lengths")
             elif self.past == 0:
                 lengths = self.layout()[1].sum(1)
-            elif self.stamp is not None and self.stamp.prompt is not None and self.tokens == 1:
-                lengths = self.expand(self.stamp.prompt, "cached prompts")
+            elif self.tokens == 1 and self._holds_prompts():
+                lengths = cast("Tensor", self.cached_lengths())
             else:
                 raise SteeringError(
-                    "cannot tell where the prompt ends: several tokens after a cached prefix; "
-                    "set attachment.prompt_lengths to the number of prompt tokens per row"
+                    "cannot tell where the prompt ends after what is cached: set "
+                    "attachment.prompt_lengths to the number of prompt tokens per row"
                 )
             self._lengths = lengths.to(self.device)
         return self._lengths
+
+    def _holds_prompts(self) -> bool:
+        """Whether the prompts that the cache was filled under are still in it."""
+        before = self.cached_lengths()
+        if self.stamp is None or before is None:
+            return False
+        cropped = self.past < self.stamp.tokens
+        return not cropped or bool((self.cached_layout()[1].sum(1) >= before).all())
+
+    def cached_lengths(self) -> Tensor | None:
+        """Prompt lengths that the cached tokens were steered by, int64 [rows]; None: unknown."""
+        if self.stamp is None or self.stamp.prompt is None:
+            return None
+        return self.expand(self.stamp.prompt, "cached prompts").to(self.device)
+
+    def same_prompts(self) -> bool:
+        """Whether prompts end where they did when the cache was filled.
+
+        Raises:
+            SteeringError: It cannot be told where they end now.
+        """
+        if self.stamp is None or self.stamp.prompt is None:
+            return False
+        # In a loop these are the same objects: nothing is compared, and no device waited for.
+        if self.generation is not None and self.generation is self.stamp.generation:
+            return True
+        now, before = self.prompt_lengths(), self.cached_lengths()
+        return before is not None and (now is before or torch.equal(now, before))
+
+    def refuse_packed(self, positions: Any) -> None:
+        """See to it that a row is one sequence.
+
+        Args:
+            positions: ``position_ids`` as the model got them, [rows or 1, tokens] or of a form
+                that transformers does not pack by.
+
+        Raises:
+            SteeringError: They start anew within a row.
+        """
+        if not isinstance(positions, Tensor) or positions.ndim != 2:
+            return
+        _, real = self.layout()
+        if positions.shape[1] != real.shape[1]:
+            return
+        both = real[:, 1:] & real[:, :-1]  # padding may have any position
+        if bool((both & (positions.diff(dim=1) < 1)).any()):
+            raise SteeringError(
+                "position_ids start anew within a row: a token scope or a gate takes a row for one "
+                "sequence, so give packed sequences a row each"
+            )
 
     def lengths_to_keep(self) -> Tensor | None:
         """Prompt lengths for the cache; what cannot be told now is not needed now."""
@@ -215,7 +324,7 @@ class Forward:
 
     def _generation_lengths(self, generation: Generation) -> Tensor:
         if generation.padding_known:
-            return self.expand(generation.mask.sum(1), "prompts")
+            return self.expand(generation.lengths, "prompts")
         columns = generation.mask.shape[1]
         if self.attention is None or self.attention.shape[1] < columns:
             raise SteeringError(_UNTOLD)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering.context import Forward
+from equipoise.steering.recomputation import check_recomputation
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
@@ -27,7 +28,7 @@ def factor(attachment: Attachment, h: Tensor, key: str) -> Tensor:
     """
     compiling = torch.compiler.is_compiling()
     if torch.is_grad_enabled() and not compiling:
-        attachment.recomputation.check(attachment.token, static=attachment.static)
+        check_recomputation(static=attachment.static, ran=attachment.ran)
     # Compiled code must not read what changes between calls, or it would be compiled again.
     strength = attachment.strength.to(h.device) if compiling else attachment.strength_on(h.device)
     forward = None if compiling else attachment.runtime.forward

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.model import Model, unwrap
-from equipoise.steering.choices import Recording, Replaying
+from equipoise.steering import agreement
+from equipoise.steering.agreement import FoldAgreement
 from equipoise.steering.fold import fold
 from equipoise.steering.fold_card import card
 from equipoise.steering.prompts import random_prompts
-from equipoise.steering.verify import TOLERANCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +34,6 @@ _TEXT = (
     "A doctor, a secretary and a carpenter walk in. The first one to speak is",
 )
 _ROWS, _TOKENS = 2, 16
-_MASK = 1e4
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,10 @@ class FoldReport:
         tolerance: What it had to stay under.
         ties: Choices of experts that the checkpoint alone would have made otherwise, because two
             scores are equal up to rounding.
-        max_logit_effect: Largest difference between a steered logit and the base model's.
+        max_logit_effect: Largest difference between a steered logit and the base model's, with
+            the same choice of experts.
+        effect_lost: Share of the effect that is missing or too much, by projection; at most
+            a quarter.
         prompts: Number of prompts compared.
     """
 
@@ -70,6 +72,7 @@ class FoldReport:
     tolerance: float
     ties: int
     max_logit_effect: float
+    effect_lost: float
     prompts: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,15 +117,11 @@ def fold_checkpoint(
     with _beside(target) as folder:
         _write(folded, model, folder, max_shard_size)
         prompts = _prompts(model)
-        base = _logits(root, prompts)
-        with steering.applied(root, strength, allow_mismatch=allow_mismatch), Recording() as made:
-            wanted = _logits(root, prompts)
         reloaded = _reload(folded, folder)
-        with Replaying(made) as replay:
-            found = _logits(reloaded, prompts)
-        difference = _difference(wanted, found)
-        share = TOLERANCE.get(folded.dtype, TOLERANCE[torch.bfloat16])
-        tolerance = share * _scale(wanted)
+        found = agreement.fold_agreement(
+            root, reloaded, steering, strength, lambda model: _logits(model, prompts)
+        )
+        tolerance = found.tolerance * found.largest
         report = FoldReport(
             folder=str(target),
             architecture=type(folded).__name__,
@@ -131,23 +130,34 @@ def fold_checkpoint(
             sites=len(steering.transforms),
             dtype=str(folded.dtype).removeprefix("torch."),
             shards=len(list(folder.glob("*.safetensors"))),
-            max_logit_difference=difference,
+            max_logit_difference=found.difference,
             tolerance=tolerance,
-            ties=replay.ties,
-            max_logit_effect=_difference(wanted, base),
+            ties=found.ties,
+            max_logit_effect=found.effect,
+            effect_lost=found.lost,
             prompts=sum(len(ids) for ids in prompts),
         )
-        # Written so that NaN fails.
-        if not (difference <= tolerance and replay.margin <= share):
-            raise SteeringError(
-                f"the folded checkpoint differs from the steered model by up to {difference:.3g} "
-                f"in a logit (tolerance {tolerance:.3g}), in its choice of experts by a score of "
-                f"{replay.margin:.3g} (tolerance {share:.3g}): nothing was written to {target}; "
-                "please report this architecture"
-            )
+        _refuse(found, tolerance, target)
         (folder / "README.md").write_text(card(model, steering, report), encoding="utf-8")
         _move(folder, target)
     return report
+
+
+def _refuse(found: FoldAgreement, tolerance: float, target: Path) -> None:
+    """Raise where the checkpoint is not what the steered model is; written so that NaN fails."""
+    if not (found.difference <= tolerance and found.margin <= found.tolerance):
+        raise SteeringError(
+            "the folded checkpoint differs from the steered model by up to "
+            f"{found.difference:.3g} in a logit (tolerance {tolerance:.3g}), in its choice of "
+            f"experts by a score of {found.margin:.3g} (tolerance {found.tolerance:.3g}): nothing "
+            f"was written to {target}; please report this architecture"
+        )
+    if not found.lost <= agreement.LOST:
+        raise SteeringError(
+            "the folded checkpoint does not steer as the steered model does: "
+            f"{agreement.blame(found.lost, found.effect, tolerance)} (effect {found.effect:.3g} in "
+            f"a logit, tolerance {tolerance:.3g}): nothing was written to {target}"
+        )
 
 
 def _check_target(model: Model | nn.Module, target: Path, overwrite: bool) -> None:
@@ -227,20 +237,11 @@ def _prompts(model: Model | nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, prompts: list[Tensor]) -> list[Tensor]:
+def _logits(model: nn.Module, prompts: list[Tensor]) -> Tensor:
+    """Of all tokens, one after the other: float32 [tokens, vocabulary]."""
     device = next(model.parameters()).device
-    return [model(ids.to(device), use_cache=False).logits.float().cpu() for ids in prompts]
-
-
-def _difference(wanted: list[Tensor], found: list[Tensor]) -> float:
-    """Largest difference of a logit."""
-    pairs = zip(wanted, found, strict=True)
-    return float(torch.stack([(w - f).abs().max() for w, f in pairs]).max())
-
-
-def _scale(logits: list[Tensor]) -> float:
-    """The largest logit that is no mask (some models forbid tokens by huge negative logits)."""
-    return max(float(x[x.abs() < _MASK].abs().max()) for x in logits)
+    found = [model(ids.to(device), use_cache=False).logits.float().cpu() for ids in prompts]
+    return torch.cat([logits.flatten(0, 1) for logits in found])
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Generation, cache_of, tokens_in
+from equipoise.steering.context import CACHES, Generation, cache_of, stamp_of, tokens_in
 from equipoise.steering.guidance import guided, is_guided
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # Settings under which generate puts the whole prompt through the model at once.
 _FIRST_PASS: Mapping[str, Any] = {
     "use_cache": False,
-    "past_key_values": None,
     "cache_implementation": None,
     "prefill_chunk_size": None,
     "assistant_model": None,
@@ -40,6 +39,11 @@ class Settings:
         value = self._kwargs.get(name, getattr(self._config, name, None))
         return default if value is None else value
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether ``generate`` is given a cache that holds something."""
+        return tokens_in(cache_of(self._kwargs)) != 0
+
 
 class SteeredGenerate:
     """Stands in for the ``generate`` of one model; an object, so that the model can be copied."""
@@ -55,14 +59,16 @@ class SteeredGenerate:
         for name in ("inputs", "input_ids", "inputs_embeds"):
             inputs = kwargs.get(name) if inputs is None else inputs
         settings = Settings(self.root, kwargs)
-        generation = _started(inputs, kwargs, settings.get("pad_token_id", None))
+        draft = _drafted(kwargs, settings)
+        generation = draft or _started(inputs, kwargs, settings)
+        alone = {name: value for name, value in kwargs.items() if name not in CACHES}
         for attachment in self.runtime.attachments:
             attachment.begin_generation(generation, settings)
             gate = attachment.row_gate
-            if gate is not None and gate.reads_ahead(settings):
+            if draft is None and gate is not None and gate.reads_ahead(settings):
                 _check_whole(inputs, generation)
                 generation.decisions[attachment.uid] = gate.read_ahead(
-                    lambda: self._run(args, {**kwargs, **_FIRST_PASS}), generation
+                    lambda: self._run(args, {**alone, **_FIRST_PASS}), generation
                 )
         runtime = self.runtime
         with contextlib.ExitStack() as stack:
@@ -79,16 +85,29 @@ class SteeredGenerate:
         return type(self.root).generate(self.root, *args, **kwargs)  # type: ignore[attr-defined]
 
 
-def _started(inputs: Any, kwargs: Mapping[str, Any], pad: Any) -> Generation:
+def _drafted(kwargs: Mapping[str, Any], settings: Settings) -> Generation | None:
+    """The generation that a call goes on with, if the model drafts for another one.
+
+    It is called again and again with what was accepted so far, which is no longer the prompt.
+    """
+    stamp = stamp_of(cache_of(kwargs)) if settings.get("is_assistant", False) else None
+    return stamp.generation if stamp is not None and settings.goes_on else None
+
+
+def _started(inputs: Any, kwargs: Mapping[str, Any], settings: Settings) -> Generation:
     mask = kwargs.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return Generation(mask.bool())
     if not isinstance(inputs, Tensor):
         return Generation(torch.ones(1, 1, dtype=torch.bool))
     ones = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    pad = settings.get("pad_token_id", None)
     padded = inputs.ndim == 2 and isinstance(pad, int) and bool((inputs == pad).any())
-    # After a cached prefix the inputs may be the whole prompt or only its end.
-    return Generation(ones, padding_known=not padded and not tokens_in(cache_of(kwargs)))
+    if settings.get("is_assistant", False):
+        padded = False  # transformers hands a draft model the mask, or drops one without padding
+    # Without a mask, transformers takes the inputs for the whole prompt, cached tokens included.
+    cached = tokens_in(cache_of(kwargs))
+    return Generation(ones, not padded and cached is not None and cached < inputs.shape[1])
 
 
 def _check_whole(inputs: Any, generation: Generation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -16,7 +17,7 @@ from equipoise.models.backbone import Site, mlp_sites, norm_sites, residual_site
 from equipoise.models.model import Model
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.steering import Steering
-from equipoise.steering.transforms import Additive, Affine
+from equipoise.steering.transforms import Additive, Affine, check_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,8 @@ def from_dso(
         SteeringError: Not such a file, or not clear what it means.
     """
     path = Path(path)
+    if neutral_scale is not None and not math.isfinite(neutral_scale):
+        raise SteeringError(f"neutral_scale must be finite; got {neutral_scale}")
     found = _affine_vectors(_load_tensors(path), path)
     sites = _full_paths(found, model, path) if model is not None else {n: n for n in found}
     transforms = {}
@@ -104,7 +107,10 @@ def from_gguf(path: str | PathLike[str], model: Model | nn.Module) -> Steering:
         match = _DIRECTION.fullmatch(tensor.name)
         if match is None:
             raise SteeringError(f"{path}: unexpected tensor {tensor.name!r}; want direction.N")
-        directions[int(match[1])] = _vector(tensor.data, tensor.name, path)
+        layer = int(match[1])
+        if layer in directions:
+            raise SteeringError(f"{path}: two vectors for layer {layer}")
+        directions[layer] = _vector(tensor.data, tensor.name, path)
     return _residual(directions, residual_sites(model), str(path), "control-vector")
 
 
@@ -138,8 +144,12 @@ def from_steering_vector(vector: LayerActivations, model: Model | nn.Module) -> 
             f"steering-vectors layer type {kind!r} has no site here; there is "
             f"{', '.join(_BLOCK_LAYERS)}"
         )
-    directions = {i: v.detach().float() for i, v in vector.layer_activations.items()}
-    return _residual(directions, sites, f"layer type {kind}", "steering-vectors")
+    source = f"layer type {kind}"
+    directions = {
+        layer: _vector(value, f"the vector for layer {layer}", source)
+        for layer, value in vector.layer_activations.items()
+    }
+    return _residual(directions, sites, source, "steering-vectors")
 
 
 def _residual(
@@ -188,7 +198,10 @@ def _affine_vectors(value: Any, path: Path) -> dict[str, dict[str, Tensor]]:
         if not module or role not in (*_SLOPES, *_SCALES, *_SHIFTS):
             known = ", ".join((*_SLOPES, *_SCALES, *_SHIFTS))
             raise SteeringError(f"{path}: {name!r} is not MODULE.ROLE with a role of {known}")
-        found.setdefault(module, {})[role] = _vector(tensor, name, path)
+        vectors = found.setdefault(module, {})
+        if role in vectors:
+            raise SteeringError(f"{path}: holds {name!r} twice")
+        vectors[role] = _vector(tensor, name, path)
     if not found:
         raise SteeringError(f"{path}: holds no vectors")
     return found
@@ -207,14 +220,13 @@ def _flat(value: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Tenso
         )
 
 
-def _vector(value: Tensor | np.ndarray, name: str, path: Path) -> Tensor:
+def _vector(value: Tensor | np.ndarray, name: str, source: str | Path) -> Tensor:
     # A copy: the arrays of a mapped file are read-only, which torch does not know.
     vector = torch.tensor(value) if not isinstance(value, Tensor) else value.detach().clone()
     vector = vector.float().squeeze()
     if vector.ndim != 1:
-        raise SteeringError(f"{path}: {name} has shape {tuple(value.shape)}; want a vector")
-    if not bool(vector.isfinite().all()):
-        raise SteeringError(f"{path}: {name} holds values that are not finite")
+        raise SteeringError(f"{source}: {name} has shape {tuple(value.shape)}; want a vector")
+    check_finite(vector, f"{source}: {name}")
     return vector
 
 
@@ -230,7 +242,7 @@ def _only(
 def _full_paths(found: Mapping[str, Any], model: Model | nn.Module, path: Path) -> dict[str, str]:
     """Paths of norm sites by the names a file gives them, which may lack the first parts."""
     sites = [site.path for site in norm_sites(model)]
-    full = {}
+    full: dict[str, str] = {}
     for name in found:
         matches = [s for s in sites if s == name or s.endswith(f".{name}")]
         if len(matches) != 1:
@@ -238,5 +250,8 @@ def _full_paths(found: Mapping[str, Any], model: Model | nn.Module, path: Path) 
                 f"{path}: {name!r} is {'no norm' if not matches else 'more than one norm'} of "
                 "this model"
             )
+        for other, site in full.items():
+            if site == matches[0]:
+                raise SteeringError(f"{path}: {other!r} and {name!r} are the same norm, {site}")
         full[name] = matches[0]
     return full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Parameters = Literal["both", "slope", "bias"]
 
@@ -25,6 +25,9 @@ class SteeringInfo:
         library_version: Of equipoise, when it was written.
         extra: Anything else, as JSON.
     """
+
+    # How an artifact's are checked: nothing is converted, and a strength is a number.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "allow_inf_nan": False}
 
     method: str = ""
     base_model_name_or_path: str = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from equipoise.errors import SteeringError
+from equipoise.models.backbone import language_backbone
 from equipoise.models.fingerprint import explain, fingerprint
 from equipoise.steering.address import Address
 from equipoise.steering.compiled import check_not_compiled
@@ -23,10 +24,12 @@ def check_attachable(
     """Find the modules of all sites, or refuse.
 
     Raises:
-        SteeringError: A site or its shape is missing, two sites are one module, the weights are
-            not there or not those it was made for, or the steering is attached already.
+        SteeringError: A site or its shape is missing, a site's module has another place in the
+            backbone, the weights are not there or not those it was made for, or the steering is
+            attached already.
     """
     sites: dict[str, nn.Module] = {}
+    names = _names_in_backbone(root)
     seen: dict[tuple[int, bool], list[tuple[str, Address]]] = {}
     for key, transform in steering.transforms.items():
         address = Address.parse(key)
@@ -34,13 +37,15 @@ def check_attachable(
         address.check_width(module, transform.width)
         for other, before in seen.setdefault((id(module), address.input), []):
             if _overlap(address.span, before.span):
-                what = "overlap" if address.path == before.path else "are one shared module"
-                raise SteeringError(f"{other} and {key} {what}: it would be steered twice")
+                raise SteeringError(f"{other} and {key} overlap: it would be steered twice")
+        if len(names.get(module, ())) > 1:
+            here = " and ".join(names[module][:2])
+            raise SteeringError(f"{here} are one shared module: {key} would be steered at each")
         seen[id(module), address.input].append((key, address))
         sites[key] = module
     if any(p.is_meta and not _offloaded(m) for m in sites.values() for p in m.parameters()):
         raise SteeringError("the model is on the meta device: load its weights first")
-    check_not_compiled(root)
+    check_not_compiled(root, {Address.parse(key).path: site for key, site in sites.items()})
     runtime = Runtime.of(root)
     if runtime and any(a.steering.uid == steering.uid for a in runtime.attachments):
         raise SteeringError("this steering is attached to this model already")
@@ -50,6 +55,15 @@ def check_attachable(
         if found != expected:
             raise SteeringError(explain(expected, found, steering.info.base_model_name_or_path))
     return sites
+
+
+def _names_in_backbone(root: nn.Module) -> dict[nn.Module, list[str]]:
+    """All paths of each module of the language backbone; blocks that share one run it twice."""
+    prefix, backbone = language_backbone(root)
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in backbone.named_modules(prefix=prefix, remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
 
 
 def _offloaded(module: nn.Module) -> bool:

@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from equipoise.errors import SteeringError
 
+if TYPE_CHECKING:
+    from equipoise.steering.runtime import Runtime
 
-class Recomputation:
-    """Sees to it that gradient checkpointing recomputes what was computed.
+_CHANGED = (
+    "the strength changed, or a steering came or went, between a forward pass and its backward "
+    "pass, and gradient checkpointing recomputes it: call backward() first (before the end of "
+    "`with steering.applied(...)`)"
+)
 
-    A checkpointed block runs again during the backward pass, with the strength that is set then.
+
+class Watch:
+    """Sees to it that the backward pass of a forward pass recomputes what was computed.
+
+    A checkpointed block runs again during the backward pass, with what is attached then. If that
+    has changed, steered modules that run again raise. Without checkpointing nothing runs again,
+    and the backward pass may come at any time.
+
+    Args:
+        runtime: Of the steered model.
+        output: What the language backbone returned, with autograd.
     """
 
-    def __init__(self) -> None:
-        self._token: object | None = None
-        self._mixed = self._done = False
+    def __init__(self, runtime: Runtime, output: Any) -> None:
+        self._runtime, self._state = runtime, _state(runtime)
+        self._attachments = list(runtime.attachments)
+        self._handles: list[RemovableHandle] = []
+        for tensor in _tensors(output):
+            if tensor.grad_fn is not None:
+                # Not a hook of the tensor, which would be seen when that is saved.
+                tensor.grad_fn.register_prehook(self._backward_starts)
 
-    def forward(self, token: object) -> None:
-        """A pass that may be recomputed runs at the strength known by ``token``."""
-        if self._done:
-            self._token, self._mixed, self._done = None, False, False
-        self._mixed |= self._token is not None and self._token is not token
-        self._token = token
+    def _backward_starts(self, gradients: Any) -> None:
+        if _state(self._runtime) == self._state or self._handles:
+            return
+        self._task = torch._C._current_graph_task_id()
+        modules = {m for attachment in self._attachments for m in attachment.sites.values()}
+        self._handles = [m.register_forward_pre_hook(self._refuse) for m in modules]
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self._backward_ends)
 
-    def check(self, token: object, *, static: bool) -> None:
-        """Refuse a recomputation that would not be the computation.
+    def _refuse(self, module: nn.Module, args: Any) -> None:
+        self._backward_ends()
+        # A backward pass that failed otherwise did not tell its end.
+        if torch._C._current_graph_task_id() == self._task:
+            raise SteeringError(_CHANGED)
 
-        Raises:
-            SteeringError: The strength changed since, or what is steered depends on the tokens.
-        """
-        if torch._C._current_graph_task_id() == -1:
-            return  # not within a backward pass
-        self._done = True
-        if not static:
-            raise SteeringError("gradient checkpointing with a token scope or a gate")
-        if self._mixed or token is not self._token:
-            raise SteeringError(
-                "the strength changed between a forward pass and its backward pass, and gradient "
-                "checkpointing recomputes it: set the strength after the backward pass"
-            )
+    def _backward_ends(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def check_recomputation(*, static: bool, ran: bool) -> None:
+    """Refuse to steer a recomputation that cannot be the computation.
+
+    Args:
+        static: Whether every token of a row is steered alike.
+        ran: Whether any pass with autograd has begun under this attachment.
+
+    Raises:
+        SteeringError: What is steered depends on the tokens, or was not steered before.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        return  # not within a backward pass
+    if not static:
+        raise SteeringError("gradient checkpointing with a token scope or a gate")
+    if not ran:
+        raise SteeringError(_CHANGED)
+
+
+def _state(runtime: Runtime) -> list[object]:
+    return [(attachment.token, attachment.changes) for attachment in runtime.attachments]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in a model's output."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping | tuple | list):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)

@@ -68,6 +68,11 @@ class RowGate:
         if decided is not None:
             self._settle(forward, forward.expand(decided, "gate decisions"))
         elif uid in forward.decisions:
+            if not forward.same_prompts():
+                raise SteeringError(
+                    "the gate decided on prompts of other lengths when the cache was filled: start "
+                    "from an empty cache, or set attachment.decision"
+                )
             forward.decisions[uid] = forward.expand(forward.decisions[uid], "cached gate decisions")
         elif forward.past and not parted:
             raise SteeringError("the gate's prompt was cached before the gate was attached")
@@ -103,7 +108,9 @@ class RowGate:
         """Whether it must read the prompt before ``generate`` feeds it."""
         if self.attachment.decision is not None:
             return False
-        return self.asks_first or settings.get("prefill_chunk_size", None) is not None
+        # What is cached may be of another prompt, or of this one's beginning.
+        parted = settings.get("prefill_chunk_size", None) is not None or settings.goes_on
+        return self.asks_first or parted
 
     def read_ahead(self, call: Callable[[], Any], generation: Generation) -> Tensor:
         """Decisions from an unsteered pass over the prompts, float32 [prompts].

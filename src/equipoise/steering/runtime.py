@@ -18,11 +18,13 @@ from equipoise.steering.context import (
     Generation,
     Stamp,
     cache_of,
+    can_be_marked,
     put_stamp,
     stamp_of,
     tokens_in,
 )
 from equipoise.steering.generation import SteeredGenerate
+from equipoise.steering.recomputation import Watch
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
@@ -139,15 +141,20 @@ class Runtime:
         flat = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         if flat is None and generation is None:
             flat = self._local.root_mask
+        past = tokens_in(cache)
+        # A cache of a name we do not know: generate feeds less than the prompt, and without one.
+        lost = generation is not None and tokens.shape[1] < generation.mask.shape[1]
         forward = Forward(
             rows=tokens.shape[0],
             tokens=tokens.shape[1],
             device=tokens.device,
-            past=tokens_in(cache),
+            past=past or 0,
             attention=flat,
             masked=mask is not None and flat is None,
+            uncounted=past is None or (cache is None and flat is None and lost),
+            unmarked=past is None and can_be_marked(cache),
             generation=generation,
-            given_lengths=self.prompt_lengths,
+            given_lengths=self.prompt_lengths if generation is None else None,
         )
         forward.stamp = stamp if forward.past else None
         if forward.stamp is not None:
@@ -177,10 +184,16 @@ class Runtime:
         forward.over = not self._local.in_root
         for attachment in self.attachments:
             attachment.close_pass()
+        if torch.is_grad_enabled():
+            Watch(self, output)
         cache = cache_of(output)
         if cache is None:
             return
-        stamp = Stamp(forward.past + forward.tokens, decisions=dict(forward.decisions))
+        stamp = Stamp(
+            forward.past + forward.tokens,
+            decisions=dict(forward.decisions),
+            generation=forward.generation,
+        )
         if not all(attachment.static for attachment in self.attachments):
             stamp.prompt = forward.lengths_to_keep()
         for attachment in self.attachments:

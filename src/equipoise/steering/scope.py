@@ -69,6 +69,11 @@ class Scope:
         return "all" in self.parts
 
     @property
+    def told_by_prompt(self) -> bool:
+        """Whether it depends on where the prompt ends."""
+        return not self.parts.isdisjoint({"prompt", "last_prompt", "generated"})
+
+    @property
     def spares_beginning(self) -> bool:
         """Whether no prompt token before the last is ever meant."""
         return self.parts <= {"last_prompt", "generated"} and self.positions is None

@@ -62,9 +62,7 @@ class Steering:
         self.scope = Scope.parse(scope)
         self.gate = gate
         self.info = info or SteeringInfo()
-        self._name = uuid.uuid4().hex
-        # Kept, for they are asked at every pass; inference tensors do not count their changes.
-        self._counted = [p for p in self.parameters() if not p.is_inference()]
+        self._watch_parameters()
 
     @classmethod
     def identity(
@@ -152,8 +150,26 @@ class Steering:
 
     @property
     def uid(self) -> str:
-        """Names this steering and the state of its parameters, within this process."""
+        """Names this steering and the state of its parameters, within this process.
+
+        Changed in place, or replaced by others, they make another state. A change through ``.data``
+        goes unseen, as it does by autograd: make it under ``torch.no_grad()``.
+        """
+        if any(holder[name] is not parameter for holder, name, parameter in self._held):
+            self._watch_parameters()
         return f"{self._name}.{sum(p._version for p in self._counted)}"
+
+    def _watch_parameters(self) -> None:
+        # Kept, for it is asked at every pass.
+        self._name = uuid.uuid4().hex
+        self._held = [
+            (module._parameters, name, parameter)
+            for transform in self.transforms.values()
+            for module in transform.modules()
+            for name, parameter in module._parameters.items()
+        ]
+        # Inference tensors do not count their changes.
+        self._counted = [p for p in self.parameters() if not p.is_inference()]
 
     def structure(self) -> dict[str, Any]:
         """All but the tensors, as JSON: transforms by site, scope, gate."""

@@ -14,9 +14,10 @@ Strength = float | Sequence[float] | Tensor
 
 
 def as_strength(value: Strength) -> Tensor:
-    """A strength as a float32 tensor, 0-d (for every row) or 1-D (one per row of the batch).
+    """A strength as a tensor, 0-d (for every row) or 1-D (one per row of the batch).
 
-    A tensor keeps its graph, so that a loss can be differentiated by the strength.
+    A tensor that is learned stays itself, so that a loss can be differentiated by the strength;
+    of any other a float32 copy is made, which later changes of it do not reach.
 
     Raises:
         SteeringError: NaN or infinite, empty, or of more than one dimension.
@@ -26,7 +27,8 @@ def as_strength(value: Strength) -> Tensor:
         raise SteeringError(
             f"strength must be a number, or one number per row; got shape {tuple(tensor.shape)}"
         )
-    tensor = tensor.float()
+    if not tensor.requires_grad:
+        tensor = tensor.to(torch.float32, copy=True)
     seen = tensor.detach()
     if not bool(seen.isfinite().all()):
         raise SteeringError(f"strength must be finite; got {seen.tolist()}")

@@ -66,12 +66,28 @@ def _vector(value: Tensor, name: str) -> nn.Parameter:
         raise SteeringError(
             f"{name} must be a floating-point vector; got {tuple(value.shape)}, {value.dtype}"
         )
+    check_finite(value, name)
     return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
 
 
+def check_finite(value: Tensor, name: str) -> None:
+    """Refuse NaN and infinite values; those on the meta device are not known.
+
+    Raises:
+        SteeringError: There are some.
+    """
+    if not value.is_meta and not bool(value.isfinite().all()):
+        raise SteeringError(f"{name} holds values that are not finite")
+
+
+def _wide(vector: Tensor) -> Tensor:
+    """In float32 at least, as an artifact holds it: what is read back must act the same."""
+    return vector.to(torch.promote_types(vector.dtype, torch.float32))
+
+
 def _scaled(strength: Tensor, vector: Tensor, like: Tensor) -> Tensor:
-    # The product is taken in the parameters' precision (float32) and rounded once.
-    return (strength.to(vector.device) * vector).to(device=like.device, dtype=like.dtype)
+    # The product is taken in float32 and rounded once.
+    return (strength.to(vector.device) * _wide(vector)).to(device=like.device, dtype=like.dtype)
 
 
 def _affine(h: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tensor:
@@ -176,9 +192,14 @@ class Scale(Transform):
         self.s = _vector(s, "s")
         self.width = len(s)
 
+    @property
+    def slope(self) -> Tensor:
+        """The a of h + ω a ⊙ h: s − 1, float32 at least [d]."""
+        return _wide(self.s) - 1
+
     @override
     def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
-        return (_scaled(strength, self.s - 1, like),)
+        return (_scaled(strength, self.slope, like),)
 
     @override
     def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
@@ -186,7 +207,7 @@ class Scale(Transform):
 
     @override
     def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
-        return _affine_tokens(h, strength, self.s - 1)
+        return _affine_tokens(h, strength, self.slope)
 
 
 class Replace(Transform):

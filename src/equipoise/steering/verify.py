@@ -12,22 +12,14 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.model import Model, unwrap
+from equipoise.steering import agreement
 from equipoise.steering.address import Address, activation
 from equipoise.steering.attachment import Attachment
-from equipoise.steering.choices import Recording, Replaying
 from equipoise.steering.fold import fold
 from equipoise.steering.prompts import random_prompts
 from equipoise.steering.steering import Steering
 from equipoise.steering.transforms import Additive
 
-# Largest difference of two logits, as a share of the largest logit, that rounding explains: the
-# same numbers are summed in another order, or a weight is rounded instead of an activation.
-TOLERANCE = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
 _ROWS, _TOKENS, _NEW = 3, 12, 4
 
 
@@ -39,8 +31,9 @@ class Check:
         name: What was checked.
         ok: Whether it holds; None: it could not be checked, and ``note`` says why.
         measured: What was measured: a difference as a share of the largest logit, or a count.
-        tolerance: The largest (for ``effect``: the smallest) value that is fine.
-        note: More, for people.
+        tolerance: The largest (for ``effect``: the smallest) value that is fine. In half precision
+            it is measured on the model; and a quarter of the effect lost fails in any precision.
+        note: More, for people. "undecided" in a failed check: rounding may be the reason.
     """
 
     name: str
@@ -110,7 +103,7 @@ def verify(
     with torch.no_grad():
         checks = (
             bench.every_site(),
-            bench.effect(),
+            bench.acts(),
             bench.zero(),
             bench.restored(),
             bench.rows(),
@@ -130,6 +123,7 @@ class Bench:
         strength: ω.
         ids: int64 [rows, tokens].
         base: The model's logits.
+        effect: What the steering does to them, float32.
         scale: The largest of them.
         tolerance: Of a difference, as a share of ``scale``.
     """
@@ -138,8 +132,12 @@ class Bench:
         self.root, self.steering, self.strength, self.ids = root, steering, strength, ids
         with torch.no_grad():
             self.base = self.logits(ids)
-        self.scale = max(self.base.abs().max().item(), 1e-12)
-        self.tolerance = TOLERANCE.get(self.base.dtype, TOLERANCE[torch.bfloat16])
+            self.scale = agreement.scale(self.base)
+            with self.steered(strength):
+                self.effect = self.logits(ids).float() - self.base.float()
+                self.tolerance = agreement.tolerance(
+                    root, steering, lambda: self.logits(ids), self.scale
+                )
 
     def logits(self, ids: Tensor) -> Tensor:
         """Of a pass without a cache."""
@@ -156,13 +154,32 @@ class Bench:
 
     def difference(self, one: Tensor, other: Tensor) -> float:
         """The largest difference, as a share of the largest logit."""
-        return (one.float() - other.float()).abs().max().item() / self.scale
+        return agreement.difference(one, other) / self.scale
 
-    def compare(self, name: str, one: Tensor, other: Tensor, noise: float = 0.0) -> Check:
-        """Two ways to the same logits; ``noise``: how far apart they lead without steering."""
-        found, tolerance = self.difference(one, other), max(self.tolerance, 4 * noise)
+    def compare(
+        self,
+        name: str,
+        one: Tensor,
+        other: Tensor,
+        noise: float = 0.0,
+        effect: Tensor | None = None,
+    ) -> Check:
+        """Two ways to the same logits.
+
+        Args:
+            name: Of the check.
+            one: Logits [parts, ...].
+            other: Logits of the same shape.
+            noise: How far apart the two ways lead without steering.
+            effect: Of the steering, of the same shape; None: it is looked at elsewhere.
+        """
+        tolerance = max(self.tolerance, agreement.ROUNDINGS * noise)
         note = f"the base itself differs by {noise:.2g}" if tolerance > self.tolerance else ""
-        return Check(name, found <= tolerance, found, tolerance, note)
+        lost, size = 0.0, 0.0
+        if effect is not None:
+            lost = agreement.lost(one.float() - other.float(), effect)
+            size = effect.abs().max().item() / self.scale
+        return _judged(name, self.difference(one, other), tolerance, lost, size, note)
 
     def every_site(self) -> Check:
         """A canary, one added at every site, must show in every site's activation."""
@@ -180,10 +197,9 @@ class Bench:
         note = f"not applied at {', '.join(missed)}" if missed else f"{len(keys)} sites"
         return Check("applied at every site", not missed, len(missed), 0, note)
 
-    def effect(self) -> Check:
+    def acts(self) -> Check:
         """The steering changes something."""
-        with self.steered(self.strength):
-            found = self.difference(self.logits(self.ids), self.base)
+        found = self.effect.abs().max().item() / self.scale
         note = "" if found else "the steered model is the base"
         return Check("effect", found > 0, found, 0.0, note)
 
@@ -213,17 +229,21 @@ class Bench:
             with self.steered(strength, row):
                 alone.append(self.logits(self.ids[row]))
         noise = self.difference(torch.cat(base), self.base)
-        return self.compare("per-row strength = single calls", together, torch.cat(alone), noise)
+        name = "per-row strength = single calls"
+        return self.compare(name, together, torch.cat(alone), noise, self.effect)
 
     def cached(self) -> Check:
         """Logits along a cached greedy generation, against one uncached pass over its result."""
         name = "cached = uncached"
         if not hasattr(self.root, "generate") or "mask" in self.steering.scope.parts:
             return Check(name, None, note="no generate, or the scope is a mask of the prompt")
-        noise = self.difference(*self._along(0.0))
-        return self.compare(name, *self._along(self.strength), noise)
+        found, base, _ = self._along(0.0)
+        noise = self.difference(found, base)
+        found, wanted, base = self._along(self.strength)
+        return self.compare(name, found, wanted, noise, wanted.float() - base.float())
 
-    def _along(self, strength: float) -> tuple[Tensor, Tensor]:
+    def _along(self, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [new tokens, rows, vocabulary]: cached, uncached, uncached without steering."""
         length = self.ids.shape[1]
         with self.steering.applied(self.root, strength) as attachment:
             out = cast("Any", self.root).generate(
@@ -236,8 +256,10 @@ class Bench:
                 return_dict_in_generate=True,
             )
             attachment.prompt_lengths = torch.full((len(self.ids),), length)
-            whole = self.logits(out.sequences)[:, length - 1 : -1]
-        return torch.stack(out.logits, dim=1), whole
+            whole = self.logits(out.sequences)
+        base = self.logits(out.sequences)
+        new = slice(length - 1, -1)
+        return torch.stack(out.logits), whole[:, new].transpose(0, 1), base[:, new].transpose(0, 1)
 
     def folded(self, *, ungated: bool) -> Check:
         """Folded weights against the attached steering; ``ungated``: the steering has no gate."""
@@ -248,14 +270,32 @@ class Bench:
             other = fold(self.root, self.steering, self.strength)
         except SteeringError as error:
             return Check(name, None, note=f"does not fold: {error}")
-        with self.steered(self.strength), Recording() as made:
-            attached = self.logits(self.ids)
-        with Replaying(made) as replay:
-            check = self.compare(name, other(input_ids=self.ids, use_cache=False).logits, attached)
-        if not replay.ties:
-            return check
-        note = f"{replay.ties} choices of experts tie, by {replay.margin:.2g} of the largest score"
-        return replace(check, ok=check.ok and replay.margin <= self.tolerance, note=note)
+        found = agreement.fold_agreement(
+            self.root,
+            other,
+            self.steering,
+            self.strength,
+            lambda model: model(input_ids=self.ids, use_cache=False).logits,
+            self.scale,
+        )
+        off, effect = found.difference / self.scale, found.effect / self.scale
+        note = ""
+        if found.ties:
+            note = (
+                f"{found.ties} choices of experts tie, by {found.margin:.2g} of the largest score"
+            )
+        check = _judged(name, off, found.tolerance, found.lost, effect, note)
+        return replace(check, ok=check.ok and found.margin <= found.tolerance)
+
+
+def _judged(
+    name: str, off: float, tolerance: float, lost: float, effect: float, note: str = ""
+) -> Check:
+    """Whether a difference is within rounding, and the effect not lost in it."""
+    if lost > agreement.LOST:
+        note = "; ".join(filter(None, (agreement.blame(lost, effect, tolerance), note)))
+    # Written so that NaN fails.
+    return Check(name, off <= tolerance and lost <= agreement.LOST, off, tolerance, note)
 
 
 @contextmanager

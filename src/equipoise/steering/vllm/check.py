@@ -111,10 +111,10 @@ def compare(bench: Bench, name: str, base: Output, steered: Output) -> Check:
     # Twice the standard error of the share below, if both passes round as the base does.
     uncertain = 2 * math.sqrt(2) * rounding / len(effect) ** 0.5
     if uncertain > _ARRIVES * size or not size:
-        ok, share = check.ok, "too small an effect to be told from rounding"
+        ok, share = False, "undecided: too small an effect to be told from rounding"
     else:
         arrives = ((found - base_found)[known] @ effect).item() / size**2
-        ok, share = check.ok and arrives > _ARRIVES, f"{arrives:.0%} of the effect arrives"
+        ok, share = bool(check.ok) and arrives > _ARRIVES, f"{arrives:.0%} of the effect arrives"
     notes = (check.note, f"{same:.0%} of greedy tokens the same", share)
     return Check(name, ok, check.measured, check.tolerance, "; ".join(filter(None, notes)))
 

@@ -1,0 +1,112 @@
+"""What changes while a steering is attached takes effect at the next pass, or raises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steering_zoo import build, prompts, random_steering
+from torch import nn
+
+from equipoise.errors import SteeringError
+from equipoise.steering import Additive, Steering
+
+IDS = torch.tensor([prompts()[1]] * 2)
+
+
+@pytest.fixture
+def model():
+    return build("llama")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def at(model, steering, strength):
+    """What a fresh attachment gives."""
+    with steering.applied(model, strength=strength):
+        return logits(model)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), ([0.2, 0.9], [0.9, 0.1])])
+def test_a_tensor_of_strengths_may_be_filled_anew_and_set_again(model, before, after):
+    steering, strength = random_steering(model), torch.tensor(before)
+    wanted = at(model, steering, after)
+    with steering.applied(model, strength=strength) as attachment:
+        kept = logits(model)
+        strength.copy_(torch.tensor(after))
+        assert torch.equal(logits(model), kept)  # it was copied
+        attachment.strength = strength
+        assert torch.equal(logits(model), wanted)
+        assert attachment.values == tuple(strength.reshape(-1).tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_learned_strength_is_followed(model, dtype):
+    steering = random_steering(model)
+    learned = nn.Parameter(torch.tensor([0.25, 0.75], dtype=dtype))
+    wanted = at(model, steering, [0.5, 1.0])
+    with steering.applied(model, strength=learned) as attachment:
+        for _ in range(2):
+            model(IDS).logits.square().mean().backward()
+        assert learned.grad.abs().min() > 0
+        before = logits(model)
+        with torch.no_grad():
+            learned.copy_(torch.tensor([0.5, 1.0]))
+        assert torch.equal(logits(model), wanted)
+        assert not torch.equal(before, wanted)
+        assert attachment.values == (0.5, 1.0)
+
+
+def test_a_cache_filled_before_a_learned_strength_moved_is_refused(model):
+    learned = nn.Parameter(torch.tensor(0.25))
+    with random_steering(model).applied(model, strength=learned), torch.no_grad():
+        cache = model(IDS, use_cache=True).past_key_values
+        learned.fill_(0.5)
+        with pytest.raises(SteeringError, match="the cache was filled at strength"):
+            model(IDS[:, :1], past_key_values=cache)
+
+
+def test_parameters_that_are_replaced_take_effect(model):
+    steering = Steering({"model.layers.0": Additive(torch.randn(model.config.hidden_size))})
+    other = torch.randn(model.config.hidden_size)
+    wanted = at(model, Steering({"model.layers.0": Additive(other)}), 1.0)
+    with steering.applied(model):
+        assert not torch.equal(logits(model), wanted)
+        steering.transforms["model.layers.0"].v = nn.Parameter(other)
+        assert torch.equal(logits(model), wanted)
+
+
+@pytest.mark.parametrize("path", ["model.layers.0.input_layernorm", "model.layers.0"])
+def test_a_module_replaced_under_an_attachment_raises(model, path):
+    """As an adapter attached too late does with the linears it wraps."""
+    above, _, leaf = path.rpartition(".")
+    parent, module = model.get_submodule(above), model.get_submodule(path)
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *args, **kwargs):
+            return self.inner(*args, **kwargs)
+
+    steering = random_steering(model)
+    attachment = steering.attach(model)
+    parent._modules[leaf] = Wrapper()
+    with pytest.raises(SteeringError, match=r"\.(0|input_layernorm) was replaced since"):
+        model(IDS)
+    parent._modules[leaf] = module
+    steered = logits(model)
+    attachment.detach()
+    assert torch.equal(at(model, steering, 1.0), steered)
+
+
+def test_a_block_compiled_in_its_place_is_not_a_replacement(model):
+    steering = random_steering(model)
+    wanted = at(model, steering, 1.0)
+    with steering.applied(model):
+        model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
+        torch.testing.assert_close(logits(model), wanted)
+    torch._dynamo.reset()
