@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
+from equipoise.validation import no_boolean_as_number
 
 
 class Named(Protocol):
@@ -110,9 +111,10 @@ def call_with_options(
                 f"{what} has no option {option!r}{did_you_mean(option, known)}; {there}"
             )
         try:
-            checked[option] = TypeAdapter(hints.get(option, Any)).validate_python(value)
-        except ValidationError as error:
-            why = error.errors()[0]["msg"]
+            hint = hints.get(option, Any)
+            checked[option] = TypeAdapter(hint).validate_python(no_boolean_as_number(value, hint))
+        except ValueError as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise EquipoiseError(
                 f"{what}: option {option}: {why[0].lower()}{why[1:]}; got {value!r}"
             ) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +51,15 @@ def test_tasks(cli):
     assert f"{one['ambiguous']:,}" in cli("tasks", "coreference").out
 
 
+def test_brackets_are_printed_and_are_no_markup(cli):
+    assert "[lm-eval]" in cli("tasks").out
+    row = {"prompt": "?", "options": ["a", "b"], "sides": ["pro", "anti"], "context": "[red]x:cat:"}
+    Path("own[bold].jsonl").write_text(json.dumps(row))
+    said = cli("tasks", "own[bold].jsonl").out
+    assert "own[bold] · " in said
+    assert "contexts: [red]x:cat:" in said
+
+
 def test_methods(cli):
     assert "dso" in {entry["name"] for entry in cli("methods", "--json").json["methods"]}
     one = cli("methods", "dso", "--json").json
@@ -89,6 +100,11 @@ def test_names_of_the_package_are_there_and_import_no_torch():
         assert getattr(equipoise, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'adit'"):
         _ = equipoise.adit
+
+
+def test_little_is_imported_before_ctrl_c_is_met_with_a_line():
+    code = "import sys; from equipoise.cli import main; print(*sys.modules)"
+    assert {"ctypes", "json", "traceback", "typer"}.isdisjoint(python(code).split())
 
 
 def test_listings_need_no_torch():

@@ -158,6 +158,21 @@ def test_strengths_beyond_1_are_measured_with_one_warning(cli, checkpoint, task_
     assert done.err.startswith("equipoise: warning: strength outside [0, 1]")
 
 
+def test_negative_strengths_are_measured_with_a_warning(cli, checkpoint, task_file, artifact):
+    words = (checkpoint, "--steering", artifact)
+    swept = cli("sweep", *words, "--task", task_file, "--strengths", "-0.5,0,1", "--quiet")
+    assert swept.code == 0, swept.err
+    assert swept.err.startswith("equipoise: warning: strength outside [0, 1]")
+    results = json.loads(Path("equipoise-sweep/results.json").read_text())
+    assert [row["strength"] for row in results["sweep"]] == [-0.5, 0.0, 1.0]
+    assert "−0.5" in Path("equipoise-sweep/report.html").read_text()
+    folded = cli("fold", *words, "--strength", "-0.5", "--out", "folded", "--json")
+    assert folded.code == 0, folded.err
+    assert folded.json["strength"] == -0.5
+    again = cli("fold", "--config", "folded/config.yaml", "--out", "again")
+    assert again.code == 0, again.err
+
+
 def test_anchors_come_from_task_files_and_texts(cli, checkpoint, task_file):
     rows = [json.loads(line) for line in task_file.read_text().splitlines()]
     bare = [json.dumps(row) for row in rows if row.get("answer") is None]

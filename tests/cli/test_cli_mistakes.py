@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ MISTAKES = {
     "strength empty": (["run", "--strengths", ""], "--strengths"),
     "strength NaN": (["run", "--strengths", "0,nan"], "must be finite"),
     "strength infinite": (["run", "--strengths", "inf"], "must be finite"),
-    "strength negative": (["run", "--strengths=-0.5"], "0 or more"),
+    "seed no number": (["run", "--seed", "yes"], "--seed"),
     "one strength NaN": (["verify", "builtin:", "--steering", "s", "--strength", "nan"], "finite"),
     "limit 0": (["run", "--limit", "0"], "--limit"),
     "limit no number": (["run", "--limit", "few"], "--limit"),
@@ -32,11 +34,17 @@ MISTAKES = {
     "unknown method": (["run", "--method", "dos"], "did you mean 'dso'"),
     "unknown setting": (["run", "--set", "stepz=3"], "did you mean 'steps'"),
     "setting out of range": (["run", "--set", "steps=0"], "steps"),
+    "setting yes": (["run", "--set", "steps=yes"], "steps: expected a number"),
+    "share true": (["run", "--set", "learning_rate=true"], "learning_rate: expected a number"),
     "setting without value": (["run", "--set", "steps"], "key=value"),
     "setting not YAML": (["run", "--set", "steps=[1"], "not YAML"),
     "unknown capability": (["run", "--capability", "mmlo"], "did you mean 'mmlu'"),
     "capability without path": (["run", "--capability", "perplexity"], "perplexity:PATH"),
     "unknown task option": (["run", "--task-option", "colour=red"], "has no option 'colour'"),
+    "task option yes": (
+        ["run", "--task", "bbq", "--data", ".", "--task-option", "shots=yes"],
+        "option shots: expected a number; got True",
+    ),
     "task option without value": (["run", "--task-option", "split"], "--task-option: expected key"),
     "capability not measured": (
         ["run", "--capability", "mmlu:.", "--capability-option", "mmul.shots=5"],
@@ -81,6 +89,12 @@ CONFIGS = {
     "wrong type": ("limit: few\n", "c.yaml: limit"),
     "unknown choice": ("score: max\n", "c.yaml: score"),
     "strength NaN": ("strengths: [0, .nan]\n", "c.yaml: strengths"),
+    "strength true": ("strengths: [0, true]\n", "c.yaml: strengths: expected a number"),
+    "seed true": ("seed: true\n", "c.yaml: seed: expected a number; got True"),
+    "setting on": ("method_settings: {steps: on}\n", "steps: expected a number"),
+    "key twice": ("seed: 1\ntask: a\nseed: 2\n", "c.yaml:3: key 'seed' is given twice"),
+    "setting twice": ("method_settings:\n  l1: 1\n  l1: 2\n", "c.yaml:3: key 'l1' is given"),
+    "key twice, spelt anew": ("max-new-tokens: 1\nmax_new_tokens: 2\n", "max_new_tokens is given"),
     "task options no mapping": ("task_options: 3\n", "c.yaml: task_options"),
     "settings no mapping": ("method_settings: 3\n", "c.yaml: method_settings"),
     "unknown setting": ("method_settings: {stepz: 3}\n", "did you mean 'steps'"),
@@ -182,3 +196,17 @@ def test_a_defect_of_ours_is_one_line_with_a_way_to_see_more(cli, monkeypatch):
     assert "Traceback" not in done.err
     monkeypatch.setenv("EQUIPOISE_DEBUG", "1")
     assert "Traceback" in cli("env").err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [["env", "--json"], ["env"], ["tasks", "coreference", "--json"]])
+def test_a_stdout_that_cannot_be_written_is_one_line(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "equipoise", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (2, "equipoise: No space left on device\n")

@@ -183,3 +183,22 @@ def test_ties_and_padding_do_not_leak() -> None:
     assert picked["first_option"] == pytest.approx((0.5 + 0.2) / (1.0 + 0.4))
     assert picked["classes"] == {}
     assert np.isfinite(picked["first_option_greedy"])
+
+
+def test_balance_of_shares_counts_the_options_in_question() -> None:
+    def item(name: str, groups: tuple[str | None, ...], classes: tuple[str | None, ...]) -> Item:
+        options = tuple(map(str, range(len(groups))))
+        return Item(id=name, prompt="?", options=options, groups=groups, classes=classes)
+
+    items = [
+        item("1", (None, "a", "b", "c"), (None, "x", "x", "y")),
+        item("2", ("a", "b"), ("x", "y")),
+    ]
+    picked = shares(decide(items, [(0.1, 0.3, 0.3, 0.3), (0.5, 0.5)]))
+    assert picked is not None
+    assert picked["first_option_balance"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert picked["classes_balance"] == pytest.approx({"x": (2 / 3 + 1 / 2) / 2, "y": 5 / 12})
+    refusing = shares(decide([item("1", (None, None), (None, None))], [(0.5, 0.5)]))
+    assert refusing is not None
+    assert refusing["first_option_balance"] is None
+    assert refusing["classes_balance"] == {}

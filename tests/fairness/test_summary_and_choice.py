@@ -173,9 +173,23 @@ def test_ties_go_to_the_smaller_strength_and_0_stays_if_nothing_is_better() -> N
     assert "no strength that fits lowers the bias" in worse.rule
 
 
+def test_a_negative_strength_is_chosen_by_the_same_rule_and_only_if_it_is_better() -> None:
+    sweep = [row(-0.6, 0.1, toy=0), row(0.0, 0.4, toy=0), row(0.5, 0.1, toy=0)]
+    assert choose_strength(sweep, 0.01).strength == 0.5  # of equal biases the one nearer 0
+    sweep[0] = row(-0.6, 0.05, toy=0)
+    assert choose_strength(sweep, 0.01).strength == -0.6
+    sweep[0] = row(-0.1, 0.2, toy=0)
+    assert choose_strength(sweep, 0.01).strength == 0.5
+    dear = [row(-1.0, 0.01, toy=0.5), row(0.0, 0.4, toy=0), row(1.0, 0.2, toy=0)]
+    assert choose_strength(dear, 0.01).strength == 1.0
+
+
 def test_undefined_biases_and_bad_budgets() -> None:
     undefined = choose_strength([row(0.0, 0.4, toy=0), row(1.0, None, toy=0)], 0.01)
     assert undefined.strength == 0
+    assert "is known at no strength but 0;" in undefined.rule
+    nowhere = choose_strength([row(0.0, None, toy=0), row(1.0, None, toy=0)], 0.01)
+    assert "is known at no strength;" in nowhere.rule
     assert choose_strength([], 0.01).bias is None
     for budget in (-0.1, 1.5, math.nan):
         with pytest.raises(EquipoiseError, match="not a share"):

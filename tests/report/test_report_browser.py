@@ -83,6 +83,16 @@ def test_starts_at_the_chosen_strength_and_takes_the_nearest(run: Run, tmp_path:
     assert 'data-omega="0.4"' in run(page, "#omega=0.47", "--dump-dom")
 
 
+def test_negative_strengths_can_be_selected(run: Run, tmp_path: Path) -> None:
+    results = samples.sweep()
+    results["sweep"].append(samples.row(0.4) | {"strength": -0.5})
+    page = write_report(results, tmp_path / "report.html")
+    dom = run(page, "#omega=-0.5", "--dump-dom")
+    assert "data-error" not in dom
+    assert 'data-omega="−0.5"' in dom
+    assert 'aria-valuetext="ω = −0.5"' in dom
+
+
 @pytest.mark.parametrize("shape", [samples.audit, samples.bare, samples.groups, samples.comparison])
 def test_every_shape_runs_without_an_error(
     run: Run, tmp_path: Path, shape: Callable[[], dict[str, object]]

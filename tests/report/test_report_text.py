@@ -80,6 +80,9 @@ def test_markup_in_names_is_text() -> None:
     results = samples.sweep()
     results["model"]["name"] = "[red]m[/red]"
     assert "[red]m[/red]" in printed(results)
+    many = samples.comparison()
+    many["results"][2]["method"] = "[red]caa"
+    assert "[red]caa" in printed(many, 120)
 
 
 def test_nothing_to_report() -> None:
@@ -108,6 +111,14 @@ def test_card_has_front_matter_table_and_three_lines_to_load() -> None:
     assert "**Warning.** Greedy answers" in body
     assert "free text, other languages" in body
     assert "Occupation lists: WinoBias, MIT." in body
+
+
+def test_card_of_a_negative_strength_is_still_code() -> None:
+    results = samples.sweep()
+    results["chosen"]["strength"] = results["sweep"][0]["strength"] = -0.5
+    body = parts(model_card(results, CONFIG))[1]
+    assert "Recommended: ω = −0.5." in body
+    assert "strength=-0.5)" in body
 
 
 @pytest.mark.parametrize("base", ["builtin:coreference", "/models/m", "./m"])

@@ -56,7 +56,7 @@ def test_no_strength_fits() -> None:
     verdict = judge(Study(results))
     assert verdict.headline == "No strength above 0 is recommended"
     assert "no swept strength fits" in verdict.lead
-    assert "lowest bias measured is 0.021" in verdict.lead
+    assert "lowest steered bias is 0.021" in verdict.lead
     titles = [warning.title for warning in verdict.warnings]
     assert titles == [
         "Greedy answers still follow the stereotype",
@@ -108,11 +108,81 @@ def test_class_shares_are_judged_among_the_answers_that_name_a_class() -> None:
     assert finding(results, "No trivial rule")
 
 
+def test_three_options_are_balanced_at_a_third() -> None:
+    results = samples.sweep()
+    shares = results["sweep"][4]["shares"]
+    shares |= {"first_option": 0.343, "first_option_greedy": 0.33}
+    assert finding(results, "trivial rule may")  # older results: balance is taken for a half
+    shares["first_option_balance"] = 1 / 3
+    assert finding(results, "No trivial rule")
+    shares["first_option_greedy"] = 0.5
+    warned = finding(results, "trivial rule may")
+    assert warned
+    assert "first option 0.343 (greedy 0.500), at balance 0.333. A rule" in warned.text
+    shares |= {"first_option_greedy": 0.33, "classes": {"a": 0.6, "b": 0.3}, "classes_greedy": {}}
+    assert finding(results, "trivial rule may")
+    shares["classes_balance"] = {"a": 2 / 3, "b": 1 / 3}
+    assert finding(results, "No trivial rule")
+
+
+GREEDY = ("per_occupation_bias_greedy",)
+HELD_OUT = ("held_out", "per_occupation_bias")
+
+
+@pytest.mark.parametrize(("path", "word"), [(GREEDY, "reedy"), (HELD_OUT, "eld-out")])
+@pytest.mark.parametrize(("figures", "level"), [
+    ((0.05, 0.00, 0.10), "good"),
+    ((0.09, 0.00, 0.60), "note"),
+    ((0.149, 0.00, 0.224), "note"),
+    ((0.09, 0.05, 0.13), "note"),
+    ((0.45, 0.09, 0.63), "warning"),
+    ((0.45, None, None), "note"),
+])  # fmt: skip
+def test_balance_is_claimed_and_denied_by_the_interval(
+    path: tuple[str, ...], word: str, figures: tuple[float | None, ...], level: str
+) -> None:
+    results = samples.sweep()
+    bias = results["sweep"][4]
+    for key in path:
+        bias = bias[key]
+    bias |= dict(zip(("estimate", "low", "high"), figures, strict=True))
+    found = finding(results, word)
+    assert found
+    assert found.level == level
+    assert ("not known" in found.title) == (level == "note")
+
+
+@pytest.mark.parametrize(("path", "word"), [(GREEDY, "still"), (HELD_OUT, "stay")])
+def test_a_bias_remains_only_where_there_was_one(path: tuple[str, ...], word: str) -> None:
+    results = samples.sweep(greedy=0.61)
+    for number, limits in ((0, (0.0, 0.0, 0.0)), (4, (0.5, 0.4, 0.6))):
+        bias = results["sweep"][number]
+        for key in path:
+            bias = bias[key]
+        bias |= dict(zip(("estimate", "low", "high"), limits, strict=True))
+    assert not finding(results, word)
+    bias = results["sweep"][0]
+    for key in path:
+        bias = bias[key]
+    bias |= {"estimate": 0.4, "low": 0.3, "high": 0.5}
+    assert finding(results, word)
+
+
 def test_interpolated_choice_shows_the_measured_strength_below() -> None:
     results = samples.sweep()
     results["chosen"]["strength"] = 0.75
     assert Study(results).shown.strength == 0.6
     assert finding(results, "0.75 was interpolated")
+
+
+def test_without_a_choice_the_strength_furthest_from_0_is_shown() -> None:
+    results = samples.sweep()
+    results["chosen"] = None
+    for number, omega in enumerate((-1.0, 0.0, 0.25, 0.5, 0.75, 1.0)):
+        results["sweep"][number]["strength"] = omega
+    assert Study(results).shown.strength == 1.0
+    results["sweep"] = results["sweep"][:3]
+    assert Study(results).shown.strength == -1.0
 
 
 def test_estimator_warnings_and_left_out_occupations_are_passed_on() -> None:

@@ -168,15 +168,12 @@ text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
 @st.composite
-def items(draw):
+def items(draw, grouped):
     options = draw(st.lists(text, min_size=2, max_size=4, unique_by=str.strip))
     ambiguous = draw(st.booleans())
     blank = [None] * (len(options) - 2)
-    labels = draw(
-        st.sampled_from([(("pro", "anti", *blank), None), (None, ("a", "b", *blank))])
-        if ambiguous
-        else st.just((None, None))
-    )
+    labels = (None, ("a", "b", *blank)) if grouped else (("pro", "anti", *blank), None)
+    labels = labels if ambiguous else (None, None)
     return Item(
         id=draw(text),
         prompt=draw(text),
@@ -193,7 +190,13 @@ def items(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(items(), min_size=1, max_size=5, unique_by=(lambda i: i.id, lambda i: i.twin)))
+@given(
+    st.booleans().flatmap(
+        lambda grouped: st.lists(
+            items(grouped), min_size=1, max_size=5, unique_by=(lambda i: i.id, lambda i: i.twin)
+        )
+    )
+)
 def test_what_is_written_is_read(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("round") / "t.jsonl"
     write_jsonl(Task("t", tuple(rows)), path)
@@ -251,3 +254,18 @@ def test_the_examples_of_the_documentation_read(tmp_path):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(example, encoding="utf-8")
         assert read_jsonl(path).items
+
+
+def test_sides_and_groups_do_not_mix(tmp_path):
+    grouped = {**ROW, "id": "g", "twin": "g", "groups": ["a", "b", None]}
+    del grouped["sides"]
+    plain = {"prompt": "?", "options": ["x", "y"], "answer": 0}
+    for first, second, says in (
+        (ROW, grouped, "groups here, but sides on line 1"),
+        (grouped, ROW, "sides here, but groups on line 1"),
+    ):
+        path = write(tmp_path / "mixed.jsonl", first, plain, second)
+        assert says in fails(path, line=3)
+    answered = {**ROW, "id": "u", "twin": "u", "answer": 0}
+    path = write(tmp_path / "fine.jsonl", grouped, plain, answered)
+    assert len(read_jsonl(path).items) == 3

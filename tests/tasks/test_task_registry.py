@@ -123,3 +123,10 @@ def test_limit_draws_by_seed():
     assert 180 <= len(small.items) <= 200
     assert small == load_task("pronouns", limit=200, seed=1)
     assert small != load_task("pronouns", limit=200, seed=2)
+
+
+def test_path_is_another_word_for_data(tmp_path):
+    with pytest.raises(EquipoiseError, match="no such file or folder"):
+        load_task("synthbias", path=tmp_path / "nowhere")
+    with pytest.raises(EquipoiseError, match="not both"):
+        load_task("synthbias", path=tmp_path, data=tmp_path)

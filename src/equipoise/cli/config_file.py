@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from equipoise.cli.options import Options
 from equipoise.errors import EquipoiseError
@@ -24,12 +25,13 @@ def read_config(path: str | None, known: Collection[str]) -> dict[str, Any]:
         known: Options that the command has.
 
     Raises:
-        EquipoiseError: Not readable, not YAML, not a mapping, or an unknown key.
+        EquipoiseError: Not readable, not YAML, not a mapping, an unknown key, or one given twice.
     """
     if path is None:
         return {}
     try:
-        value = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        value = yaml.load(text, _UniqueKeys)
     except OSError as error:
         raise EquipoiseError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -38,20 +40,35 @@ def read_config(path: str | None, known: Collection[str]) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "cannot be parsed"
-        raise EquipoiseError(f"{path}{line}: not YAML: {why}") from None
+        what = "" if isinstance(error, ConstructorError) else "not YAML: "
+        raise EquipoiseError(f"{path}{line}: {what}{why}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise EquipoiseError(f"{path}: expected `option: value` lines, not a {_kind(value)}")
-    options = {}
+    options: dict[str, Any] = {}
     for key, entry in value.items():
         name = str(key).replace("-", "_")
+        if name in options:
+            raise EquipoiseError(f"{path}: {name} is given twice, with a hyphen and without")
         if name not in known:
             hint = did_you_mean(name, known) or f"; it has: {', '.join(known)}"
             raise EquipoiseError(f"{path}: this command has no option {str(key)!r}{hint}")
-        if entry is not None:
-            options[name] = entry
-    return options
+        options[name] = entry
+    return {name: entry for name, entry in options.items() if entry is not None}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, as the standard has it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"key {key.value!r} is given twice"
+                raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _kind(value: Any) -> str:

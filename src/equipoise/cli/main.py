@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+# Little is imported here: Ctrl-C is met with a clean line from `main` on.
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from equipoise.cli.exits import Interrupted, NotOk
-from equipoise.cli.process import prepare
 from equipoise.errors import EquipoiseError
 
 _INTERRUPTED = 130
@@ -28,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         user can mend; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    prepare()
     try:
+        from equipoise.cli.process import prepare
+
+        prepare()
         from equipoise.cli.app import app
 
         code = app(args=words, prog_name="equipoise", standalone_mode=False)
@@ -40,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted", words, _INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has had enough (`equipoise tasks | head`); python would
-        # complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has had enough (`equipoise tasks | head`).
+        _drop_stdout()
         return 1
     except Exception as error:
         if os.environ.get("EQUIPOISE_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         message, code = _explain(error)
         return _fail(message, words, code)
@@ -71,6 +72,17 @@ def _explain(error: Exception) -> tuple[str, int]:
 def _fail(message: str, words: Sequence[str], code: int) -> int:
     line = " ".join(message.split())
     print(f"equipoise: {line}", file=sys.stderr)
-    if "--json" in words:
-        print(json.dumps({"error": line}))
+    try:
+        if "--json" in words:
+            import json
+
+            print(json.dumps({"error": line}))
+        sys.stdout.flush()
+    except OSError:  # stdout may be what has failed: a full disk, a reader that is gone
+        _drop_stdout()
     return code
+
+
+def _drop_stdout() -> None:
+    """Lead stdout nowhere: python would complain once more when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from equipoise.validation import check_field
+
 if TYPE_CHECKING:
     from equipoise.steering import Steering
 
@@ -48,20 +50,18 @@ class Flag:
 
 
 def _numbers(value: Any) -> Any:
-    """``0,0.5,1`` or a list, as strengths: finite and not negative."""
+    """``0,0.5,1`` or a list, as strengths: finite numbers."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         parts = [parts]
     strengths = []
     for part in parts:
         try:
-            strength = float(part)
+            strength = float(part) + 0.0  # no negative zero
         except (TypeError, ValueError):
             raise ValueError(f"{part!r} is not a number; give strengths as in 0,0.5,1") from None
         if not math.isfinite(strength):
             raise ValueError(f"a strength must be finite; got {part!r}")
-        if strength < 0:
-            raise ValueError(f"a strength must be 0 or more; got {part!r}")
         strengths.append(strength)
     if not strengths:
         raise ValueError("no strengths; give some, as in 0,0.5,1")
@@ -100,6 +100,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     panel: ClassVar[str] = "Options"
+    _numbers_are_numbers = field_validator("*", mode="before")(classmethod(check_field))
 
     def recorded(self) -> dict[str, Any]:
         """What belongs into the resolved config, ready for YAML; unset options are left out."""

@@ -130,4 +130,6 @@ def _ignore(phase: str, done: int, of: int, figures: dict[str, float]) -> None:
 
 def _console(file: TextIO) -> Console:
     narrow = file.isatty() or "COLUMNS" in os.environ
-    return Console(file=file, highlight=False, width=None if narrow else _WIDE)
+    width = None if narrow else _WIDE
+    # Names, paths and notes are printed as they are: [brackets] in them are no markup.
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +17,7 @@ from equipoise.fairness.interval import (
     mean_interval,
     student_quantile,
 )
+from equipoise.tasks.item import Item
 
 
 def stereotype_gap(
@@ -99,27 +100,43 @@ def shares(decisions: Decisions, *, temperature: float = 1.0) -> dict[str, Any] 
         that do not abstain (.5 for balanced pairs, wherever "cannot tell" stands; None if every
         answer abstains); ``classes``, the mean probability of the options of each class over the
         items that declare classes (abstentions count in the denominator); both again with
-        ``_greedy``; ``n`` (items). None without items.
+        ``_greedy``, and with ``_balance``: what answers spread evenly over the options in
+        question would give (1/3 for three; None if there are none); ``n`` (items). None without
+        items.
     """
     if not len(decisions):
         return None
     probabilities = option_probabilities(decisions, temperature)
     greedy = option_probabilities(decisions, 0)
+    naming = _even(decisions, lambda item: [not abstains for abstains in item.abstains])
+    classed = _even(decisions, lambda item: [name is not None for name in item.classes or ()])
+    tables = (probabilities, greedy, classed)
     declared = [row for row, item in enumerate(decisions.items) if item.classes is not None]
     totals: dict[str, np.ndarray] = {}
     for row in declared:
         for option, name in enumerate(decisions.items[row].classes or ()):
             if name is not None:
-                picked = np.array([probabilities[row, option], greedy[row, option]])
-                totals[name] = totals.get(name, np.zeros(2)) + picked
+                picked = np.array([table[row, option] for table in tables])
+                totals[name] = totals.get(name, np.zeros(len(tables))) + picked
     classes = {name: totals[name] / len(declared) for name in sorted(totals)}
     return {
         "first_option": _first_share(decisions, probabilities),
         "classes": {name: float(share[0]) for name, share in classes.items()},
         "first_option_greedy": _first_share(decisions, greedy),
         "classes_greedy": {name: float(share[1]) for name, share in classes.items()},
+        "first_option_balance": _first_share(decisions, naming),
+        "classes_balance": {name: float(share[2]) for name, share in classes.items()},
         "n": len(decisions),
     }
+
+
+def _even(decisions: Decisions, counts: Callable[[Item], Sequence[bool]]) -> np.ndarray:
+    """float64 [n, options]: each answer spread evenly over the item's options that count."""
+    table = np.zeros(decisions.scores.shape)
+    for row, item in enumerate(decisions.items):
+        mask = np.array(counts(item), dtype=bool)
+        table[row, : len(mask)] = mask / max(1, mask.sum())
+    return table
 
 
 def _first_share(decisions: Decisions, probabilities: np.ndarray) -> float | None:

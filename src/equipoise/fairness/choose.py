@@ -62,8 +62,8 @@ def choose_strength(
         metric: The bias to lower.
 
     Returns:
-        The choice. Of equal estimates the one with the lower upper limit, then the smaller
-        strength. Strength 0 where nothing fits, nothing was measured, or nothing is better.
+        The choice. Of equal estimates the one with the lower upper limit, then the strength nearer
+        0. Strength 0 where nothing fits, nothing was measured, or nothing is better.
 
     Raises:
         EquipoiseError: ``max_drop`` is not a number in [0, 1].
@@ -80,7 +80,7 @@ def choose_strength(
     known = [p for p in points if p.bias is not None]
     steered = [p for p in known if p.strength != 0]
     if not steered:
-        return none(f"{metric} is known at no strength but 0")
+        return none(f"{metric} is known at no strength{' but 0' if known else ''}")
     if not any(p.limits for p in steered):
         return none("no capability and no unambiguous accuracy was measured")
     candidates = [p for p in known if p.strength == 0 or p.fits(max_drop)]
@@ -89,7 +89,7 @@ def choose_strength(
             candidates += _between(left, right, max_drop)
     if all(p.strength == 0 for p in candidates):
         return none(_closest(steered))
-    best = min(candidates, key=lambda p: (p.bias, p.high, p.strength))
+    best = min(candidates, key=lambda p: (p.bias, p.high, abs(p.strength)))
     if best.strength == 0:
         return none("no strength that fits lowers the bias")
     inside = best.strength not in {p.strength for p in known}
@@ -168,7 +168,7 @@ def _closest(steered: Sequence[_Point]) -> str:
         return f"the drop of {', '.join(unmeasured)} was not measured against strength 0"
     tops = [(max((limit, name) for name, limit in p.limits.items() if limit is not None), p)
             for p in measured]  # fmt: skip
-    (limit, name), point = min(tops, key=lambda top: (top[0][0], top[1].strength))
+    (limit, name), point = min(tops, key=lambda top: (top[0][0], abs(top[1].strength)))
     return (
         f"no swept strength fits; the nearest, {point.strength:g}, has {limit:.4f} for {name} "
         "(fewer items give wider limits)"

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.steering import Steering
 from equipoise.suggest import did_you_mean
-from equipoise.tasks.item import Item, Task
+from equipoise.tasks.item import Item, Task, digest_items, digest_texts
+from equipoise.validation import check_field
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called as ``report(phase, done, of, figures)`` while work goes on."""
@@ -37,9 +38,10 @@ def counting(
 
 
 class MethodConfig(BaseModel):
-    """Base of every method's settings: unknown names are errors, values are checked."""
+    """Base of every method's settings: unknown names are errors, values are checked and finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    _numbers_are_numbers = field_validator("*", mode="before")(classmethod(check_field))
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Anchors:
 
     def __bool__(self) -> bool:
         return bool(self.items or self.texts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the items and texts."""
+        return digest_texts([digest_items(self.items), *self.texts])
 
 
 def evenly(values: Sequence[str], most: int) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def model_card(results: Mapping[str, Any], steering_info: Mapping[str, Any]) -> 
         "study": study,
         "verdict": judge(study),
         "strength": strength(study.shown.strength),
-        "recommended": strength(study.chosen or 0.0),
+        "recommended": study.chosen or 0.0,
         "lines": lines,
         "drops": [(line.label, line.now) for line in lines if line.now and line.now.drop],
         "not_measured": not_measured(study),

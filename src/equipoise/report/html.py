@@ -217,7 +217,14 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             ", ".join(f"{value:,} {name}" for name, value in steering.items() if _count(value)),
         ),
         ("Choice of ω", study.rule),
-        ("Wall time", ", ".join(f"{k} {numbers.number(finite(v), 1)} s" for k, v in wall.items())),
+        (
+            "Wall time",
+            ", ".join(
+                f"{k} {numbers.number(seconds, 1)} s"
+                for k, v in wall.items()
+                if (seconds := finite(v)) is not None
+            ),
+        ),
     ]
     return [(name, str(value)) for name, value in facts if value]
 

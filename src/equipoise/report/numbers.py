@@ -24,8 +24,8 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def strength(value: float) -> str:
-    """A strength with as few digits as it needs: 0, 0.4, 0.375."""
-    return f"{value:.3f}".rstrip("0").rstrip(".")
+    """A strength with as few digits as it needs: 0, 0.4, 0.375, −0.5."""
+    return number(value).rstrip("0").rstrip(".")
 
 
 def digits(metric: Metric) -> int:

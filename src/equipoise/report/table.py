@@ -107,7 +107,7 @@ def _pooled(study: Study, figures: Figures) -> Table:
             only = metrics[0]
             parity = only.number("parity") if only else None
             cells = [_with_interval(only), f"{only.n:,}" if only and only.n else "", _short(parity)]
-        table.add_row(measure.label, *cells)
+        table.add_row(Text(measure.label), *cells)
     return table
 
 
@@ -119,7 +119,7 @@ def _by_group(study: Study, figures: Figures) -> Table:
         table.add_column(Text(written(name).replace(" ", "\n")), justify="right")
     for group, (label, _) in list(enumerate(figures.groups))[1:]:
         metrics = [study.rows[0].metric(figures.measure(group, name)) for name in figures.names]
-        table.add_row(label, *map(_estimate, metrics))
+        table.add_row(Text(label), *map(_estimate, metrics))
     return table
 
 
@@ -132,7 +132,7 @@ def _comparison(many: Sequence[Study], pareto: Sequence[str]) -> Table:
         kept = row.metric(UNAMBIGUOUS)
         front = study.method in pareto
         table.add_row(
-            f"{study.method}{' ◆' if front else ''}",
+            Text(f"{study.method}{' ◆' if front else ''}"),
             strength(row.strength),
             _with_interval(row.metric(BIAS)),
             _estimate(row.metric(GREEDY)),

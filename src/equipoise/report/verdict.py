@@ -139,7 +139,7 @@ def _lead_unchosen(study: Study, before: Metric | None) -> str:
     if steered:
         _, row, best = min(steered, key=lambda entry: entry[0])
         sentences.append(
-            f"The lowest bias measured is {with_interval(best)} at {omega(row)}. "
+            f"The lowest steered bias is {with_interval(best)} at {omega(row)}. "
             + _costs(study, row)
         )
     return " ".join(sentence for sentence in sentences if sentence)

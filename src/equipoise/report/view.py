@@ -153,7 +153,10 @@ class Row:
         return Metric.read(self.at(*measure.path))
 
     def classes(self, kind: str = "classes") -> dict[str, float]:
-        """Share of the answers in each declared option class (``classes_greedy``: greedy)."""
+        """Share of the answers in each declared option class.
+
+        ``classes_greedy``: of greedy answers; ``classes_balance``: of answers spread evenly.
+        """
         shares = {str(k): finite(v) for k, v in _table(self.at("shares", kind)).items()}
         return {name: share for name, share in shares.items() if share is not None}
 
@@ -222,13 +225,13 @@ class Study:
         """The row to show first.
 
         The chosen strength; below it the nearest measured one where the choice was interpolated;
-        the largest where nothing, or nothing above 0, was chosen (what it would have cost). In a
+        the largest where nothing, or 0, was chosen (what it would have cost). In a
         comparison a method for which 0 is recommended counts as unsteered.
         """
         if self.compared and self.base and self.chosen == 0:
             return self.base
         if not self.chosen:
-            return self.rows[-1]
+            return max(self.rows, key=lambda row: (abs(row.strength), row.strength))
         upto = [row for row in self.rows if row.strength <= self.chosen + 1e-9]
         return upto[-1] if upto else self.rows[0]
 

@@ -34,12 +34,14 @@ def read_jsonl(
     items: list[Item] = []
     lines: dict[str, int] = {}
     without_split: list[int] = []
+    kinds: dict[str, int] = {}
     for line, text in read_lines(path):
         try:
             row = parse(text)
             item = item_of(row, line, path.parent)
             if item.id in lines:
                 raise ValueError(f"id {item.id!r} was given on line {lines[item.id]} already")
+            _check_kind(item, line, kinds)
         except ValueError as error:
             raise EquipoiseError(f"{path}:{line}: {error}") from None
         lines[item.id] = line
@@ -74,6 +76,19 @@ def write_jsonl(task: Task, path: str | Path) -> None:
     path = Path(path)
     lines = (json.dumps(row_of(item, path.parent), ensure_ascii=False) for item in task.items)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def _check_kind(item: Item, line: int, kinds: dict[str, int]) -> None:
+    """Ambiguous items of one kind only: there is one bias, between sides or between groups."""
+    if not item.ambiguous:
+        return
+    kind, other = ("sides", "groups") if item.sides is not None else ("groups", "sides")
+    kinds.setdefault(kind, line)
+    if other in kinds:
+        raise ValueError(
+            f"{kind} here, but {other} on line {kinds[other]}; "
+            "give every ambiguous item sides, or every one groups"
+        )
 
 
 def _check_splits(path: Path, items: Sequence[Item], lines: Mapping[str, int]) -> None:

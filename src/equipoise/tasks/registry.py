@@ -134,6 +134,7 @@ def load_task(
     name_or_file: str | Path,
     *,
     data: str | Path | None = None,
+    path: str | Path | None = None,
     seed: int = 0,
     limit: int | None = None,
     **options: Any,
@@ -143,6 +144,7 @@ def load_task(
     Args:
         name_or_file: A name of ``list_tasks()``, or a file of the contract.
         data: Where a named task's data lie; else ``$EQUIPOISE_DATA/NAME``, else the hub.
+        path: The same as ``data``.
         seed: Seed of the subset that ``limit`` draws. Splits never depend on it.
         limit: Keep about this many items: whole twins, evenly over occupations and in the
             proportions of the splits.
@@ -151,6 +153,10 @@ def load_task(
     Raises:
         EquipoiseError: Unknown name or option, missing data, or data that cannot be read.
     """
+    if path is not None:
+        if data is not None:
+            raise EquipoiseError("give data or path, not both: they mean the same")
+        data = path
     if is_file(name_or_file):
         if data is not None:
             raise EquipoiseError(f"{name_or_file}: a task file takes no data path")

@@ -4,7 +4,7 @@
   root.classList.add("js");
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const text = (omega) => String(+omega.toFixed(3));
+  const text = (omega) => String(+omega.toFixed(3)).replace("-", "−");
 
   // The same signs as the numbers written by the report itself: a true minus, none at zero.
   const signed = (value) => {
@@ -92,11 +92,11 @@
   // A strength chosen by hand goes into the address, so that the view can be shared.
   function select(id, omega) {
     show(id, omega);
-    if (Object.keys(data).length === 1) history.replaceState(null, "", `#omega=${text(data[id].shown)}`);
+    if (Object.keys(data).length === 1) history.replaceState(null, "", `#omega=${+data[id].shown.toFixed(3)}`);
   }
 
   function fromAddress() {
-    const asked = /[#&]omega=([0-9.]+)/.exec(location.hash);
+    const asked = /[#&]omega=(-?[0-9.]+)/.exec(location.hash);
     if (asked) for (const id of Object.keys(data)) show(id, +asked[1]);
     const target = location.hash && document.getElementById(location.hash.slice(1));
     if (target?.tagName === "DETAILS") target.open = true;
