@@ -168,8 +168,8 @@ def test_in_an_audit_and_a_sweep(tiny: Model, tmp_path: Path) -> None:
     assert found["low"] < found["estimate"] < found["high"]
     assert seen[-1][0] == seen[-1][1]
     result = sweep(tiny, small_task((1, 2, 2)), steering(), [0.5], capability=[capability])
-    choosing = result.validation[0]["capability"]["lm-eval:places"]
-    told = result.rows[0]["capability"]["lm-eval:places"]
+    choosing = result.validation[1]["capability"]["lm-eval:places"]
+    told = result.row(0.5)["capability"]["lm-eval:places"]
     assert (choosing["n"], told["n"]) == (12, 30)
     assert told["drop"]["low"] < told["drop"]["estimate"] < told["drop"]["high"]
     assert told["drop"]["estimate"] == pytest.approx(found["estimate"] - told["estimate"])

@@ -183,7 +183,7 @@ def test_groups_share_what_saves_most() -> None:
 def test_bbq_with_solved_examples_is_the_slow_reading(data) -> None:
     """Real questions, one at a time, each option in a pass of its own, nothing kept."""
     model = load(str(data / "tinystories-656k"))
-    items = load_task("bbq", data=data / "bbq", shots=4, categories="Age").items[:12]
+    items = load_task("bbq", data=data / "bbq", shots=2, categories="Age").items[:12]
     found = decide(model, items)[0].scores
     for item, row in zip(items, found, strict=True):
         start = len(model.tokenizer.encode(item.prompt))

@@ -377,6 +377,20 @@ def test_loss_that_is_not_finite_names_the_step(tiny: Model) -> None:
         assert not module._forward_hooks
 
 
+def test_map_that_is_not_finite_is_no_fit_and_no_checkpoint(tiny: Model, tmp_path: Path) -> None:
+    """The last step's loss was still fine."""
+    settings = {"learning_rate": 3e38, "l1": 0.0, "steps": 1, "checkpoint_every": 1}
+    with pytest.raises(EquipoiseError, match=r"the map is not finite at step 1; lower"):
+        fit(tiny, settings, checkpoint=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_steering_that_the_budgets_empty_is_warned_about(tiny: Model) -> None:
+    with pytest.warns(UserWarning, match=r"the steering is empty .* \(raise kl_anchor"):
+        found = fit(tiny, {"kl_anchor": 1e-12, "kl_ambiguous": 1e-12})
+    assert found.steering.n_nonzero == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -384,6 +398,8 @@ def test_loss_that_is_not_finite_names_the_step(tiny: Model) -> None:
         ({"steps": 0}, "dso: steps: input should be greater"),
         ({"estimator": "magic"}, "dso: estimator: "),
         ({"answers": "text"}, "^dso: answers='text' are sampled"),
+        ({"learning_rate": float("inf")}, "dso: learning_rate: input should be a finite number"),
+        ({"kl_weight": float("nan")}, "dso: kl_weight: "),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], said: str) -> None:

@@ -92,3 +92,9 @@ def test_a_cached_model_loads_at_once_where_the_hub_does_not_answer(tmp_path):
     said = ask("someone/else")
     assert said.startswith("cannot load 'someone/else' as a hub id")
     assert said.endswith("True\n")
+
+
+@pytest.mark.parametrize("name", [None, 3, b"builtin:"])
+def test_a_model_that_is_no_name_is_said(name):
+    with pytest.raises(EquipoiseError, match="a model is a hub id, a folder or builtin:NAME"):
+        load(name)

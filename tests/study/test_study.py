@@ -23,7 +23,7 @@ from equipoise.steering import Steering
 from equipoise.study import Result, Settings, audit, fit, run, sweep
 from equipoise.study import measure as measuring
 from equipoise.study.study import MAX_ANCHORS, anchors_of
-from equipoise.tasks import Capability, Task, load_task
+from equipoise.tasks import Capability, Task, load_capability, load_task
 from equipoise.tasks.documents import Document
 from equipoise.tasks.item import Item, Split
 from equipoise.tasks.splits import assign_splits
@@ -294,13 +294,119 @@ def test_drops_are_against_strength_0_wherever_it_stands(tiny: Model) -> None:
 
 def test_strengths_are_sorted_and_measured_once(tiny: Model) -> None:
     result = sweep(tiny, small_task(), Steering.identity(tiny), [1, 0.2, 1.0, 0.2])
-    assert [row["strength"] for row in result.rows] == [0.2, 1.0]
-    # The identity changes nothing, and the base was measured for the drop without being asked.
-    assert result.rows[0]["unambiguous_accuracy"]["drop"]["estimate"] == 0
-    with pytest.raises(EquipoiseError, match=r"strength 0\.4 was not measured; there is 0\.2, 1"):
+    # The base is measured without being asked: a choice has to beat it.
+    for rows in (result.rows, result.validation):
+        assert [row["strength"] for row in rows] == [0.0, 0.2, 1.0]
+    # The identity changes nothing.
+    assert result.row(0.2)["unambiguous_accuracy"]["drop"]["estimate"] == 0
+    assert result.choose(0.5).strength == 0
+    with pytest.raises(EquipoiseError, match=r"strength 0\.4 was not measured; there is 0, 0\.2"):
         result.row(0.4)
-    with pytest.raises(EquipoiseError, match="no strengths"):
-        sweep(tiny, small_task(), Steering.identity(tiny), [])
+
+
+def test_a_steering_worse_than_the_base_is_not_chosen(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(_model: Model, items: Sequence[Item], **given: Any) -> list[Decisions]:
+        def share(item: Item, option: int, strength: float) -> float:
+            side = (item.sides or (None,) * len(item.options))[option]
+            return {"pro": strength + 0.1}.get(str(side), 0.0)
+
+        width = max(len(item.options) for item in items)
+        tables = []
+        for w in given["strengths"]:
+            scores = np.full((len(items), width), -np.inf)
+            for i, item in enumerate(items):
+                for k in range(len(item.options)):
+                    scores[i, k] = share(item, k, w) - 5
+            tables.append(Decisions(tuple(items), scores, np.zeros(len(items)), w))
+        return tables
+
+    monkeypatch.setattr(measuring, "decide", worse)
+    result = sweep(tiny, small_task((3, 3, 3, 3)), Steering.identity(tiny), [0.5, 1.0])
+    assert result.choose(1.0).strength == 0
+
+
+@pytest.mark.parametrize(
+    ("strengths", "said"),
+    [
+        ([], "no strengths"),
+        (["a"], r"must be numbers.*\['a'\]"),
+        ([None], "must be numbers"),
+        (0.5, "must be numbers"),
+        ([0, math.nan], "must be finite"),
+    ],
+)
+def test_bad_strengths_are_said_before_anything_is_measured_or_fitted(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, strengths: Any, said: str
+) -> None:
+    monkeypatch.setattr(measuring, "decide", None)
+    with pytest.raises(EquipoiseError, match=said):
+        sweep(tiny, small_task(), Steering.identity(tiny), strengths)
+    with pytest.raises(EquipoiseError, match=said):
+        run(tiny, small_task(), strengths=strengths, **TINY)
+
+
+# ---- several capabilities, and what an artifact says of its data
+
+
+def reading(folder: Path, text: str) -> Capability:
+    folder.mkdir()
+    (folder / "x.txt").write_text("\n\n".join(f"{text} {n}" for n in range(10)))
+    return load_capability(f"perplexity:{folder / 'x.txt'}")
+
+
+def test_capabilities_of_one_name_are_all_measured(tiny: Model, tmp_path: Path) -> None:
+    one, two = reading(tmp_path / "da", TEXT), reading(tmp_path / "db", "He was a nurse.")
+    (row,) = audit(tiny, small_task(), capability=[one, two, SKILL]).rows
+    assert set(row["capability"]) == {"perplexity:da/x.txt", "perplexity:db/x.txt", "places"}
+    (alone,) = audit(tiny, small_task(), capability=[two]).rows
+    assert alone["capability"]["perplexity:x.txt"] == row["capability"]["perplexity:db/x.txt"]
+
+
+def test_a_capability_twice_is_an_error_before_the_fit(tiny: Model) -> None:
+    for call in (audit, run):
+        with pytest.raises(EquipoiseError, match="'places' is given twice"):
+            call(tiny, small_task(), capability=[SKILL, READING, SKILL])
+
+
+def test_an_artifact_says_what_data_it_was_fitted_on(tiny: Model) -> None:
+    mine = Anchors((), (TEXT,))
+    first = fit(tiny, small_task(), capability=[SKILL, READING], anchors=mine, **TINY).info
+    assert set(first.data_digests) == {"places", "perplexity:x", "anchors"}
+    assert first.data_digests["places"] == SKILL.digest
+    other = replace(SKILL, items=SKILL.items[1:])
+    second = fit(tiny, small_task(), capability=[other, READING], anchors=mine, **TINY).info
+    changed = {k for k, v in first.data_digests.items() if second.data_digests[k] != v}
+    assert changed == {"places"}
+    assert fit(tiny, small_task(), **TINY).info.data_digests == {}
+
+
+# ---- null, never 0
+
+
+def test_what_was_not_timed_is_null(tiny: Model) -> None:
+    def timed(result: Result) -> set[str]:
+        assert set(result.data["wall_seconds"]) == {"audit", "fit", "sweep"}
+        return {name for name, seconds in result.data["wall_seconds"].items() if seconds}
+
+    assert timed(audit(tiny, small_task())) == {"audit"}
+    result, steering = run(tiny, small_task(), strengths=[1.0], **TINY)
+    assert timed(result) == {"fit", "sweep"}
+    assert result.data["wall_seconds"]["audit"] is None
+    assert timed(sweep(tiny, small_task(), steering, [1.0])) == {"sweep"}
+
+
+def test_texts_are_anchors_too(tiny: Model) -> None:
+    steering = fit(tiny, small_task(), capability=[READING], **TINY)
+    ambiguous = Task("x", tuple(item for item in small_task().items if item.ambiguous))
+    row = sweep(tiny, ambiguous, steering, [1.0], capability=[READING]).row(1.0)
+    assert row["kl"]["anchor"] == pytest.approx(row["capability"][READING.name]["kl"], rel=1e-6)
+    assert row["kl"]["anchor"] > 0
+    both = sweep(tiny, small_task(), steering, [1.0], capability=[READING]).row(1.0)["kl"]["anchor"]
+    items = sweep(tiny, small_task(), steering, [1.0]).row(1.0)["kl"]["anchor"]
+    texts = len(READING.texts("test"))
+    assert both == pytest.approx((4 * items + texts * row["kl"]["anchor"]) / (4 + texts))
 
 
 def choosable(strength: float, bias: float, limit: float) -> dict[str, Any]:

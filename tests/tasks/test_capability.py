@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import list_capabilities, load_capability
+from equipoise.tasks.capability import told_apart
 from equipoise.tasks.documents import LONGEST, read_documents
 
 
@@ -36,6 +37,37 @@ def test_a_text_file_is_cut_at_blank_lines(tmp_path):
     few = load_capability(f"perplexity:{path}", limit=2, seed=1)
     assert [len(few.texts(split)) for split in ("train", "validation", "test")] == [2, 2, 2]
     assert few == load_capability(f"perplexity:{path}", limit=2, seed=1)
+
+
+def test_capabilities_of_one_name_take_in_their_folders(tmp_path):
+    loaded = {}
+    for folder in ("a/en/da", "b/en/da", "b/en/db"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("x.txt", "y.txt"):
+            (tmp_path / folder / name).write_text(folder)
+            loaded[f"{folder}/{name}"] = load_capability(f"perplexity:{tmp_path / folder / name}")
+
+    def names(*keys):
+        return [one.name for one in told_apart([loaded[key] for key in keys])]
+
+    assert names("a/en/da/x.txt", "b/en/db/y.txt") == ["perplexity:x.txt", "perplexity:y.txt"]
+    assert names("b/en/da/x.txt", "b/en/da/y.txt", "b/en/db/x.txt") == [
+        "perplexity:da/x.txt",
+        "perplexity:y.txt",
+        "perplexity:db/x.txt",
+    ]
+    assert names("a/en/da/x.txt", "b/en/da/x.txt") == [
+        "perplexity:a/en/da/x.txt",
+        "perplexity:b/en/da/x.txt",
+    ]
+    skills = load_capability("builtin")
+    for pair in (skills, skills), (loaded["a/en/da/x.txt"],) * 2:
+        with pytest.raises(EquipoiseError, match=r"is given twice; leave one out"):
+            told_apart(pair)
+    folders = [mmlu_folder(tmp_path / name) for name in ("old", "new")]
+    found = told_apart([load_capability(f"mmlu:{folder}") for folder in folders])
+    assert len({one.name for one in found}) == 2
+    assert all(one.name.startswith("mmlu:") for one in found)
 
 
 def test_a_json_list_keeps_its_documents(tmp_path):

@@ -85,7 +85,12 @@ def _drop_last(found: Scores, copies: int) -> Scores:
     """Without each row's last copy (the base, measured only for the KL)."""
     keep = torch.arange(found.options.shape[0], device=found.options.device) % copies != copies - 1
     return Scores(
-        found.options[keep], found.lengths[keep], found.nodes[:0], found.row[:0], found.weight[:0]
+        found.options[keep],
+        found.lengths[keep],
+        found.nodes[:0],
+        found.row[:0],
+        found.weight[:0],
+        found.spacing[keep],
     )
 
 

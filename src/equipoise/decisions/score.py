@@ -33,12 +33,13 @@ class Scores:
     Attributes:
         options: float32 [B, K]; log-probability of each option in nats, ``-inf`` beyond a row's
             own options; of a text (K = 1) the log-probability of its measured tokens.
-        lengths: int64 [B, K]; how many tokens each option's score sums over.
+        lengths: int64 [B, K]; how many tokens each option has, its prompt's white space apart.
         nodes: float32 [N, V]; next-token log-probabilities at every decision position: the end of
             the prompt, and each distinct beginning of an option after it; a text's positions.
         row: int64 [N]; which row a node belongs to.
-        weight: float32 [N]; probability of getting there (1 at the end of the prompt); for a text
-            1 / number of its positions.
+        weight: float32 [N]; probability of getting there (1 at the end of the prompt, 0 before);
+            for a text 1 / number of its positions.
+        spacing: float32 [B]; what of each option's score is its prompt's own white space.
     """
 
     options: Tensor
@@ -46,10 +47,16 @@ class Scores:
     nodes: Tensor
     row: Tensor
     weight: Tensor
+    spacing: Tensor
 
     def scored(self, normalise: Normalise) -> Tensor:
-        """float32 [B, K]: the sum of each option's token log-probabilities, or their mean."""
-        return self.options if normalise == "sum" else self.options / self.lengths.clamp(min=1)
+        """float32 [B, K]: the sum of each option's token log-probabilities, or their mean.
+
+        The mean is over the option's own tokens, without white space that is the prompt's.
+        """
+        if normalise == "sum":
+            return self.options
+        return (self.options - self.spacing[:, None]) / self.lengths.clamp(min=1)
 
     def kl(self, base: Tensor) -> Tensor:
         """KL(self ‖ base) over the full vocabulary, in nats, float32 [B].
@@ -121,7 +128,8 @@ def _score_texts(rows: Sequence[Encoded], nodes: Tensor, row: Tensor) -> Scores:
     step = nodes.gather(1, torch.tensor(following, device=nodes.device)[:, None])
     total = nodes.new_zeros(len(rows), 1).index_add(0, row, step)
     counts = torch.tensor([len(r.positions) for r in rows], device=nodes.device)
-    return Scores(total, counts[:, None], nodes, row, 1.0 / counts[row].float())
+    weight = 1.0 / counts[row].float()
+    return Scores(total, counts[:, None], nodes, row, weight, nodes.new_zeros(len(rows)))
 
 
 def _score_options(
@@ -138,9 +146,9 @@ def _score_options(
     device = nodes.device
     width = max(len(r.suffixes) for r in rows)
     # The shared option tokens, read off the prompt pass: node j predicts the token after it.
-    shared = nodes.new_zeros(len(rows))
+    shared = spacing = nodes.new_zeros(len(rows))
     starts = torch.zeros(len(rows), dtype=torch.long, device=device)
-    inside, token, owner = [], [], []
+    inside, token, owner, space = [], [], [], []
     node = 0
     for b, r in enumerate(rows):
         starts[b] = node
@@ -148,11 +156,15 @@ def _score_options(
             inside.append(node + j)
             token.append(r.prefix[position + 1])
             owner.append(b)
+            space.append(j < r.spacing)
         node += len(r.positions)
     weight = torch.ones(len(row), device=device)
     if inside:
         step = nodes[torch.tensor(inside, device=device), torch.tensor(token, device=device)]
-        shared = shared.index_add(0, torch.tensor(owner, device=device), step)
+        of = torch.tensor(owner, device=device)
+        shared = shared.index_add(0, of, step)
+        if any(space):
+            spacing = spacing.index_add(0, of, step * torch.tensor(space, device=device))
         weight = _reach_along_prompt(nodes, rows, device)
     last = starts + torch.tensor([len(r.positions) - 1 for r in rows], device=device)
 
@@ -189,19 +201,23 @@ def _score_options(
     options = options.index_put((pair_row, pair_option), value)
     lengths = torch.zeros(len(rows), width, dtype=torch.long, device=device)
     lengths[pair_row, pair_option] = torch.tensor(
-        [len(rows[b].positions) - 1 + len(s) - rows[b].unscored for b, _, s in pairs], device=device
+        [
+            len(rows[b].positions) - 1 - rows[b].spacing + len(s) - rows[b].unscored
+            for b, _, s in pairs
+        ],
+        device=device,
     )
-    return Scores(options, lengths, nodes, row, weight)
+    return Scores(options, lengths, nodes, row, weight, spacing)
 
 
 def _reach_along_prompt(nodes: Tensor, rows: Sequence[Encoded], device: torch.device) -> Tensor:
-    """Probability of getting to each of the prompt pass's nodes, [N]."""
+    """Probability of getting to each of the prompt pass's nodes, [N]; 0 within the prompt."""
     out, node = [], 0
     for r in rows:
         reached = torch.ones((), device=device)
         for j, position in enumerate(r.positions):
-            out.append(reached)
-            if j + 1 < len(r.positions):
+            out.append(reached if j >= r.spacing else torch.zeros((), device=device))
+            if r.spacing <= j < len(r.positions) - 1:
                 reached = reached * nodes[node + j, r.prefix[position + 1]].exp()
         node += len(r.positions)
     return torch.stack(out)

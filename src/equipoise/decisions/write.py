@@ -13,6 +13,7 @@ from equipoise.decisions.batch import left_pad
 from equipoise.decisions.encode import prompt_text
 from equipoise.decisions.ladder import BATCH_TOKENS, attached
 from equipoise.models import Model
+from equipoise.models.positions import longest_input, too_long
 
 if TYPE_CHECKING:
     from equipoise.steering import Steering
@@ -52,9 +53,13 @@ def write(
 
     Temperature 0 decodes greedily. The sampling is seeded and leaves the global generator as it
     was.
+
+    Raises:
+        EquipoiseError: A prompt and its answer have more tokens than the model has positions for (a
+            warning where those are rotary).
     """
     tokenizer, device = model.tokenizer, model.device
-    encoded = [_encode(model, prompt) for prompt in prompts]
+    encoded = [_encode(model, prompt, max_new_tokens) for prompt in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     prompt, mask = left_pad(encoded, pad, device)
     how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}
@@ -115,8 +120,12 @@ def write_at(
 
     Returns:
         One tuple of answers per strength, in the order of the prompts.
+
+    Raises:
+        EquipoiseError: A prompt and its answer have more tokens than the model has positions for (a
+            warning where those are rotary).
     """
-    sizes = [len(_encode(model, prompt)) + max_new_tokens for prompt in prompts]
+    sizes = [len(_encode(model, prompt, max_new_tokens)) + max_new_tokens for prompt in prompts]
     order = sorted(range(len(prompts)), key=sizes.__getitem__)
     texts = [[""] * len(prompts) for _ in strengths]
     with attached(model, steering) as attachment:
@@ -142,9 +151,18 @@ def write_at(
     return [tuple(row) for row in texts]
 
 
-def _encode(model: Model, prompt: str) -> list[int]:
+def _encode(model: Model, prompt: str, room: int) -> list[int]:
+    """The prompt as token ids, after which so many more can be written."""
     text = prompt_text(model, prompt)
-    return list(model.tokenizer.encode(text, add_special_tokens=not model.chat))
+    ids = list(model.tokenizer.encode(text, add_special_tokens=not model.chat))
+    limit = longest_input(model)
+    if limit is not None and len(ids) + room - 1 > limit:  # the last token is not read
+        too_long(
+            model,
+            f"the prompt {prompt[:40]!r} has {len(ids)} tokens and its answer may have {room}, the "
+            f"model reads {limit}; shorten the prompt, or lower max_new_tokens",
+        )
+    return ids
 
 
 def _stop_tokens(model: Model) -> list[int]:

@@ -57,6 +57,8 @@ def load(
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if not isinstance(name, str):
+        raise EquipoiseError(f"a model is a hub id, a folder or builtin:NAME; got {name!r}")
     source = _resolve(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not (isinstance(source, Path) or _hub_answers(source, revision)):

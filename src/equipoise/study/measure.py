@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from equipoise.models import Model
 from equipoise.steering import Steering
 from equipoise.study.benchmark import beside_items, by_lm_eval
 from equipoise.tasks import Capability, Task
+from equipoise.tasks.capability import told_apart
 from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split
 from equipoise.tasks.lm_eval import LmEvalTask
 
@@ -73,7 +74,12 @@ class Probe:
 
     @classmethod
     def of(cls, task: Task, split: Split, capabilities: Sequence[Capability] = ()) -> Probe:
-        """The items of one split; with ``test``, the held-out contexts beside it."""
+        """The items of one split; with ``test``, the held-out contexts beside it.
+
+        Raises:
+            EquipoiseError: A capability that is given twice.
+        """
+        capabilities = told_apart(capabilities)
         return cls(
             task,
             task.split(split),
@@ -215,7 +221,7 @@ def _row(
         right if len(right) else None,
         base_unambiguous=base_right if len(right) else None,
         capability=capability,
-        anchor_kl=_mean_kl([right, *questions]),
+        anchor_kl=_anchor_kl([right, *questions], read.values(), k),
         target=target,
     )
     row["option_mass"] = fairness.option_mass(items) if settings.normalise == "sum" else None
@@ -237,9 +243,12 @@ def _row(
     return row
 
 
-def _mean_kl(parts: Sequence[Decisions]) -> float | None:
-    values = [part.kl for part in parts if part.kl is not None and len(part)]
-    return float(np.concatenate(values).mean()) if values else None
+def _anchor_kl(items: Sequence[Decisions], texts: Iterable[TextScores], k: int) -> float | None:
+    """Mean KL to the base over anchors, as a fit's budget has it: of a text, its mean per token."""
+    values = [part.kl for part in items if part.kl is not None]
+    values += [scores.kl[k][scores.tokens > 0] for scores in texts if scores.kl is not None]
+    found = np.concatenate(values) if values else np.empty(0)
+    return float(found.mean()) if len(found) else None
 
 
 def _bias(

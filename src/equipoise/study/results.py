@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,10 @@ def results(
     *,
     method: str,
     steering: Steering | None = None,
-    wall_seconds: dict[str, float] | None = None,
+    wall_seconds: Mapping[str, float] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Assemble a results dictionary of the contract."""
+    """Assemble a results dictionary of the contract; what was not timed is null."""
     ambiguous = sum(item.ambiguous for item in task.items)
     return {
         "schema": SCHEMA,
@@ -109,7 +109,7 @@ def results(
         },
         "sweep": list(rows),
         "chosen": None,
-        "wall_seconds": {"audit": 0.0, "fit": 0.0, "sweep": 0.0} | (wall_seconds or {}),
+        "wall_seconds": dict.fromkeys(("audit", "fit", "sweep")) | dict(wall_seconds or {}),
         "environment": environment(),
         **extra,
     }

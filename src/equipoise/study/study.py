@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from equipoise.steering import Steering
 from equipoise.study.measure import Measurement, Probe, Settings, measure
 from equipoise.study.results import Result, results
 from equipoise.tasks import Capability, Task
+from equipoise.tasks.capability import told_apart
 from equipoise.tasks.item import Split
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -130,9 +132,12 @@ def fit_outcome(
         **config: Settings of the method.
 
     Raises:
-        EquipoiseError: Unknown method or setting; a task the method cannot be fitted on.
+        EquipoiseError: Unknown method or setting; a task the method cannot be fitted on; a
+            capability that is given twice.
     """
     chosen = METHODS.get(method)
+    capability = told_apart(capability)
+    data = {one.name: one.digest for one in capability if one.items or one.documents}
     request = FitRequest(
         model,
         task,
@@ -152,6 +157,7 @@ def fit_outcome(
         revision=model.revision,
         fingerprint=fingerprint(model),
         task_digest=task.digest,
+        data_digests=data | ({"anchors": anchors.digest} if anchors else {}),
         extra=outcome.steering.info.extra
         | {
             "task": task.name,
@@ -176,13 +182,14 @@ def sweep(
 ) -> Result:
     """Measure a steering at several strengths, on ``validation`` to choose by, then on ``test``.
 
+    Strength 0 is among the rows whether it was asked for or not: a choice has to beat it.
+
     Raises:
-        EquipoiseError: No strengths, or a split without ambiguous items.
+        EquipoiseError: No strengths, one that is no finite number, or a split without ambiguous
+            items.
     """
-    if not strengths:
-        raise EquipoiseError("no strengths to sweep; give some, as in 0,0.5,1")
     started = time.perf_counter()
-    ladder = sorted({float(w) for w in strengths})
+    ladder = _ladder(strengths)
     rows: list[dict[str, Any]] = []
     choosing = Probe.of(task, "validation", capability)
     if any(item.ambiguous for item in choosing.items):
@@ -234,6 +241,7 @@ def run(
 ) -> tuple[Result, Steering]:
     """The whole loop: fit, sweep (strength 0 is the audit), choose."""
     started = time.perf_counter()
+    ladder = _ladder(strengths)  # a mistake in it is said before the fit
     outcome = fit_outcome(
         model,
         task,
@@ -251,7 +259,7 @@ def run(
         model,
         task,
         outcome.steering,
-        sorted({0.0, *strengths}),
+        ladder,
         capability=capability,
         settings=settings,
         report=report,
@@ -267,6 +275,21 @@ def run(
         verified_strengths=(min(measured), max(measured)),
     )
     return result, outcome.steering
+
+
+def _ladder(strengths: Sequence[float]) -> list[float]:
+    """The strengths in ascending order, 0 among them: what every other is compared with."""
+    try:
+        asked = {float(w) for w in strengths}
+    except (TypeError, ValueError):
+        raise EquipoiseError(
+            f"strengths must be numbers, as in [0, 0.5, 1]; got {strengths!r}"
+        ) from None
+    if not asked:
+        raise EquipoiseError("no strengths to sweep; give some, as in 0,0.5,1")
+    if not all(map(math.isfinite, asked)):
+        raise EquipoiseError(f"strengths must be finite; got {strengths!r}")
+    return sorted({0.0, *asked})
 
 
 def worst_items(found: Measurement, at: float) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -12,7 +13,7 @@ from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import arc, openbookqa
 from equipoise.tasks.documents import Document, read_documents
-from equipoise.tasks.item import SPLITS, Item, Split
+from equipoise.tasks.item import SPLITS, Item, Split, digest_items, digest_texts
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.lm_eval import LmEvalTask, load_lm_eval
 from equipoise.tasks.mmlu import HUB_ID, load_mmlu
@@ -37,6 +38,7 @@ class Capability:
         items: Questions with a right answer (``accuracy``).
         documents: Texts (``perplexity``).
         harness: A task of ``lm-eval``.
+        path: What it was read from, if from a path: tells capabilities of one name apart.
     """
 
     name: str
@@ -44,6 +46,13 @@ class Capability:
     items: tuple[Item, ...] = ()
     documents: tuple[Document, ...] = ()
     harness: LmEvalTask | None = None
+    path: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its items and documents, splits included."""
+        documents = (f"{document.split} {document.text}" for document in self.documents)
+        return digest_texts([digest_items(self.items), *documents])
 
     def questions(self, split: Split) -> tuple[Item, ...]:
         """The items of a split."""
@@ -210,7 +219,38 @@ def load_capability(
     if source.takes_task:
         given = {"task": place}
     capability = call_with_options(source.load, f"capability {name!r}", options, **given)
+    capability = replace(capability, path=path)
     return capability if limit is None else _limited(capability, limit, seed)
+
+
+def told_apart(capabilities: Sequence[Capability]) -> tuple[Capability, ...]:
+    """The capabilities, each under a name of its own.
+
+    Those that share a name take in as many folders of their paths as tell them apart.
+
+    Raises:
+        EquipoiseError: One is given twice, or no path tells two of a name apart.
+    """
+    named = defaultdict(list)
+    for place, capability in enumerate(capabilities):
+        named[capability.name].append(place)
+    apart = list(capabilities)
+    for name, places in named.items():
+        if len(places) == 1:
+            continue
+        paths = [one.path.resolve().parts for p in places if (one := capabilities[p]).path]
+        if len(set(paths)) < len(places):
+            raise EquipoiseError(
+                f"capability {name!r} is given twice; leave one out, or give it another name"
+            )
+        depth = 1
+        while len({parts[-depth:] for parts in paths}) < len(places):
+            depth += 1
+        kind = name.partition(":")[0]
+        for place, parts in zip(places, paths, strict=True):
+            shown = Path(*parts[-depth:]).as_posix()
+            apart[place] = replace(capabilities[place], name=f"{kind}:{shown}")
+    return tuple(apart)
 
 
 def _limited(capability: Capability, limit: int, seed: int) -> Capability:

@@ -171,3 +171,8 @@ def digest_items(items: Sequence[Item]) -> str:
         row["images"] = [path.rsplit("/", 1)[-1] for path in item.images]
         sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
     return sha.hexdigest()
+
+
+def digest_texts(texts: Iterable[str]) -> str:
+    """SHA-256 hex digest of texts in their order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

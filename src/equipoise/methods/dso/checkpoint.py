@@ -18,7 +18,7 @@ from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.sparsity import parts
 from equipoise.methods.method import FitRequest
 from equipoise.models.fingerprint import fingerprint
-from equipoise.tasks.item import digest_items
+from equipoise.tasks.item import digest_items, digest_texts
 
 if TYPE_CHECKING:
     from equipoise.methods.dso.train import State
@@ -35,7 +35,7 @@ def digest(request: FitRequest, config: DSOConfig) -> str:
         "task": request.task.digest,
         "target": request.task.target,
         "anchors": digest_items(request.anchors.items),
-        "texts": hashlib.sha256("\0".join(request.anchors.texts).encode()).hexdigest(),
+        "texts": digest_texts(request.anchors.texts),
         "config": config.model_dump(),
         "seed": request.seed,
         "normalise": request.normalise,

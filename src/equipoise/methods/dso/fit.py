@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     Trains on the task's ambiguous ``train`` items and the anchors; the KL budgets are checked on
     the ``validation`` items and the held-out anchors.
 
+    Warns where nothing of the trained map keeps the budgets: the steering is then empty.
+
     Raises:
-        EquipoiseError: No ambiguous training items, no anchors, or a loss that is not finite.
+        EquipoiseError: No ambiguous training items, no anchors, or a loss or a map that is not
+            finite.
     """
     trainer = Trainer(request, config)
     steering = trainer.run().steering
@@ -50,6 +54,12 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
     if config.kl_control == "projection":
         strength, kl = largest_within(budget, measure)
         rescale(steering, strength)
+        if strength == 0:
+            warnings.warn(
+                "dso: no part of the trained map keeps the KL budgets, so the steering is empty "
+                "and changes nothing (raise kl_anchor or kl_ambiguous, or lower learning_rate)",
+                stacklevel=2,
+            )
         how = f"ω = 1 is {strength:.3g} of the trained map"
     else:
         (kl,) = measure([1.0])

@@ -99,7 +99,7 @@ class Trainer:
         """Take the steps that are left, keeping a checkpoint every so many.
 
         Raises:
-            EquipoiseError: The loss is not finite.
+            EquipoiseError: The loss, or the map after a step, is not finite.
         """
         config, request = self.config, self.request
         digest = checkpoint.digest(request, config)
@@ -244,11 +244,7 @@ class Trainer:
 
     def _descend(self, read: Pass, loss: Tensor, rate: float) -> None:
         """One Adam step, then the proximal step."""
-        if not bool(loss.isfinite()):
-            raise EquipoiseError(
-                f"dso: the loss is not finite at step {self.state.step + 1}; lower learning_rate "
-                f"(now {self.config.learning_rate}), or load the model in float32"
-            )
+        self._check_finite("the loss", loss)
         optimizer = self.state.optimizer
         read.backward(loss)
         for group in optimizer.param_groups:
@@ -257,6 +253,16 @@ class Trainer:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 proximal_l1(parameter, group["lr"] * self.config.l1)
+        # Here, not only by the next step's loss: there may be none, or a checkpoint before it.
+        learned = [value for _, _, value in parts(self.state.steering)]
+        self._check_finite("the map", torch.nn.utils.get_total_norm(learned, math.inf))
+
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        if not bool(value.isfinite()):
+            raise EquipoiseError(
+                f"dso: {what} is not finite at step {self.state.step + 1}; lower learning_rate "
+                f"(now {self.config.learning_rate}), or load the model in float32"
+            )
 
 
 def _every_twin_alike(twin: Sequence[int]) -> Tensor:

@@ -1,0 +1,48 @@
+"""How many tokens a model can read at once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from equipoise.errors import EquipoiseError
+from equipoise.models.model import Model
+
+
+def longest_input(model: Model) -> int | None:
+    """Tokens that a model's positions reach, as its config says; None where nothing limits them.
+
+    Recurrent models (Mamba) have no positions and ALiBi has no last one. A scaled rotary embedding
+    reaches its factor further; where the config counts that in already, this is too many, never
+    too few.
+    """
+    config = _text_config(model)
+    if getattr(config, "alibi", False):
+        return None
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    rotary = getattr(config, "rope_parameters", None) or {}
+    factor = rotary.get("factor")
+    if not isinstance(factor, (int, float)) or factor <= 1:
+        return limit
+    trained = rotary.get("original_max_position_embeddings") or limit
+    return max(limit, round(factor * trained))
+
+
+def too_long(model: Model, said: str) -> None:
+    """Say that something has more tokens than the model reads.
+
+    Warns of rotary positions, which go on beyond what was trained.
+
+    Raises:
+        EquipoiseError: Positions from a table: the model would fail.
+    """
+    if not getattr(_text_config(model), "rope_parameters", None):
+        raise EquipoiseError(said)
+    warnings.warn(f"beyond the model's context answers mean little: {said}", stacklevel=3)
+
+
+def _text_config(model: Model) -> Any:
+    config: Any = model.hf.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
