@@ -135,10 +135,12 @@ def on_test(subject: Subject, task: Task, gate: Any) -> dict[str, Any] | None:
     examples = reading.examples.at(0)
     if not examples.two_sided:
         return None
+    found = quality(gate, examples)
     return {
         "n": len(examples),
         "stereotyped": int(examples.opens.sum()),
-        **quality(gate, examples),
+        **found,
+        "intervals": {name: asdict(rate) for name, rate in found["intervals"].items()},
         "opens": asdict(opening_rate(gate, examples)),
         "ambiguous": asdict(opening_rate(gate, reading.ambiguous.at(0))),
         "false_firing": {kind: asdict(r) for kind, r in false_firing(gate, examples).items()},
@@ -156,11 +158,9 @@ def show(results: Mapping[str, dict[str, Any]]) -> None:
         gate = result.get("gate")
         if gate is None:
             continue
-        print(
-            f"  gate on test prompts (n={gate['n']}, stereotyped {gate['stereotyped']}): AUROC "
-            f"{gate['auroc']:.3f}, balanced accuracy {gate['balanced_accuracy']:.3f}, Brier "
-            f"{gate['brier']:.3f}, calibration error {gate['calibration_error']:.3f}"
-        )
+        print(f"  gate on test prompts (n={gate['n']}, stereotyped {gate['stereotyped']})")
+        for name, rate in gate["intervals"].items():
+            print(f"    {name.replace('_', ' '):33.33s} {shown(rate)}")
         print(f"    opens on stereotyped answers      {shown(gate['opens'])}")
         print(f"    opens on all ambiguous prompts    {shown(gate['ambiguous'])}")
         for kind, rate in gate["false_firing"].items():

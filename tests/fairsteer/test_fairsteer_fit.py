@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from fairsteer_runs import asked, fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +23,11 @@ from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS
 from equipoise.methods.fairsteer import FairSteerConfig, data
+from equipoise.methods.fairsteer.candidate import Candidate, best_blocks
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
 from equipoise.methods.fairsteer.lettering import rotations
 from equipoise.methods.fairsteer.vector import contrast_items, contrast_vectors
+from equipoise.methods.gating.build import build_gate
 from equipoise.methods.gating.examples import POSITIVE
 from equipoise.models import Model
 from equipoise.steering import ProbeGate, Steering
@@ -118,7 +124,7 @@ def test_gate_soft_hard_off(tiny: Model) -> None:
 @pytest.mark.parametrize("by", ["probe", "accuracy", "steered"])
 def test_layer_choice_takes_the_best(tiny: Model, by: str) -> None:
     outcome = fit(tiny, layer_by=by)
-    best = max(outcome.history, key=lambda row: row["score"])
+    best = max(outcome.history, key=lambda row: (row["score"], row["auroc"]))
     assert list(outcome.steering.transforms) == [f"model.layers.{best['layer']:.0f}"]
 
 
@@ -129,6 +135,56 @@ def test_several_layers_have_their_gate_first(tiny: Model) -> None:
     assert steering.gate.site == "model.layers.0"
     with steering.applied(tiny) as attachment:
         assert attachment.gate_first
+
+
+def candidates(*pairs: tuple[float, float]) -> list[Candidate]:
+    """Blocks with a score and the AUROC of a probe."""
+    site, v = "model.layers.{}", torch.ones(2)
+    return [
+        Candidate(k, site.format(k), v, None, SimpleNamespace(auroc=auroc), score)  # type: ignore[arg-type]
+        for k, (score, auroc) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n", "gates", "wanted"),
+    [
+        (1, range(4), [1]),  # of equal scores the better probe
+        (1, [0, 3], [0]),  # only the gate must beat chance
+        (2, range(3), [1, 2]),
+        (2, [0, 1, 2], [1, 2]),
+        (3, [0, 1], [0, 1, 2]),
+        (3, [0], [0, 1, 2]),
+    ],
+)
+def test_best_blocks(n: int, gates: Sequence[int], wanted: list[int]) -> None:
+    blocks = candidates((0.5, 0.6), (0.5, 0.9), (0.5, 0.8), (0.4, 1.0))
+    assert [c.layer for c in best_blocks(blocks, n, gates)] == wanted
+
+
+def test_only_the_gate_must_beat_chance(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    able = {"model.layers.0"}
+
+    def built(site: str, *args: Any, **known: Any) -> Any:
+        gate, report = build_gate(site, *args, **known)
+        return gate, replace(report, p_value=0.0 if site in able else 1.0)
+
+    monkeypatch.setattr(import_module("equipoise.methods.fairsteer.fit"), "build_gate", built)
+    outcome = fit(tiny, n_layers=2, layer_by="probe", force_gate=False)
+    assert list(outcome.steering.transforms) == ["model.layers.0", "model.layers.1"]
+    assert any("probes of 1 of 2 blocks do not beat chance" in note for note in outcome.notes)
+    able.add("model.layers.1")
+    able.remove("model.layers.0")
+    with pytest.raises(EquipoiseError, match="set n_layers to 1 at most"):
+        fit(tiny, n_layers=2, force_gate=False)
+    assert list(fit(tiny, force_gate=False).steering.transforms) == ["model.layers.1"]
+
+
+def test_settings_that_yaml_reads_otherwise() -> None:
+    assert FairSteerConfig(**yaml.safe_load("gate: off")).gate == "off"
+    given = yaml.safe_load("{layer: none, false_firing: none, max_items: none}")
+    config = FairSteerConfig(**given)
+    assert (config.layer, config.false_firing, config.max_items) == (None, None, None)
 
 
 def test_report_names_every_kind(tiny: Model) -> None:
@@ -308,7 +364,11 @@ def test_letters_that_tokenise_apart(tiny: Model, monkeypatch: pytest.MonkeyPatc
     [
         ({"layer": 7}, "blocks 0 to 1"),
         ({"layer": 1, "n_layers": 2}, "layer names one block"),
+        ({"n_layers": 3}, "the model has 2 blocks"),
         ({"alpha": -1}, "alpha"),
+        ({"alpha": float("inf")}, "alpha"),
+        ({"alpha": 1e39, "gate": "off", "layer": 0}, "lower alpha"),
+        ({"gate": True}, "'hard', 'soft' or 'off'"),
         ({"preset": "fast"}, "preset"),
         ({"scoop": "all"}, "did you mean 'scope'"),
     ],

@@ -28,10 +28,11 @@ def test_as_released_is_the_slow_reading(tiny: Model, family: str) -> None:
     extra = [p for kind in train.anchors.values() for p in kind if isinstance(p, Item)]
     contrast = contrast_items(train.items, config.per_context, seed=0, permute=False)
     slow = slow_fit(model, train.items, extra, held_out.items, contrast, config.alpha)
-    best = max(slow, key=lambda layer: layer.accuracy)
 
     outcome = fit(model, preset="as-released", alpha=0.7)
     steering = outcome.steering
+    best = slow[steering.info.extra["layers"][0]]
+    assert best.accuracy == max(layer.accuracy for layer in slow)
     scores = [row["score"] for row in outcome.history]
     np.testing.assert_allclose(scores, [layer.accuracy for layer in slow], atol=1e-9)
     (transform,) = steering.transforms.values()

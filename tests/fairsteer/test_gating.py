@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +12,17 @@ from fairsteer_runs import anchors, openings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lettered_task import lettered_task
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
 from equipoise.decisions.activations import encode_prompt
 from equipoise.errors import EquipoiseError
 from equipoise.methods import Anchors
 from equipoise.methods.gating import Examples, GateOptions, Kinds, build_gate, fit_gate
+from equipoise.methods.gating.ambiguity import refuse_chance
 from equipoise.methods.gating.attended import context_token, fit_queries
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
+from equipoise.methods.gating.quality import _weighed, figures, ranks_by_chance
 from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
 from equipoise.steering import Additive, KernelGate, Steering
@@ -23,11 +30,11 @@ from equipoise.steering.gates import Reads
 
 # ---- thresholds
 
-shares = st.lists(st.floats(0, 0.9921875, width=32), min_size=1, max_size=30)
+logits = st.lists(st.floats(-90, 90, width=32), min_size=1, max_size=30)
 
 
 @settings(max_examples=200, deadline=None)
-@given(shares, st.lists(shares, min_size=1, max_size=3), st.floats(0, 0.9))
+@given(logits, st.lists(logits, min_size=1, max_size=3), st.floats(0, 0.9))
 def test_threshold_keeps_the_rate_and_loses_no_positive_it_could_keep(
     positive: list[float], negative: list[list[float]], rate: float
 ) -> None:
@@ -44,10 +51,41 @@ def test_threshold_keeps_the_rate_and_loses_no_positive_it_could_keep(
 
 
 def test_threshold_lies_in_the_middle_of_a_gap() -> None:
-    p = np.float32([0.8, 0.9])
-    assert threshold_for(p, [np.float32([0.1, 0.2]), np.float32([0.4])], 0.0) == pytest.approx(0.6)
+    z = logit([0.8, 0.9])
+    found = threshold_for(z, [logit([0.1, 0.2]), logit([0.4])], 0.0)
+    assert expit(found) == pytest.approx(0.6)
     # Half of a kind may fire, but nothing is won by it.
-    assert threshold_for(p, [np.float32([0.1, 0.2])], 0.5) == pytest.approx(0.5)
+    assert expit(threshold_for(z, [logit([0.1, 0.2])], 0.5)) == pytest.approx(0.5)
+
+
+def test_a_saturated_probe_keeps_the_rate(tmp_path: Path) -> None:
+    """Where p is 1 to rounding for what should shut and what should open."""
+    rng = np.random.default_rng(0)
+
+    def examples(negative: list[float], sizes: list[int]) -> Examples:
+        h = np.concatenate(
+            [rng.normal(3, 1, 200)] + [rng.normal(*x) for x in _sized(negative, sizes)]
+        )
+        kinds = np.repeat(np.array(["positive", "far"], dtype=object), [200, sum(sizes)])
+        return Examples(h[:, None].astype(np.float32), kinds, np.arange(len(h)))
+
+    train, held_out = examples([-3], [200]), examples([-3, 14], [160, 40])
+    for wanted in (0.05, 0.1):
+        gate, report = build_gate("x", train, held_out, GateOptions(false_firing=wanted))
+        assert report.false_firing["far"].estimate == pytest.approx(wanted)
+        assert "WARNING: the gate opens on 0.000" in report.notes()[-1]
+        Steering({"x": Additive(torch.ones(1))}, gate=gate).save_pretrained(tmp_path)
+        again = Steering.from_pretrained(tmp_path).gate
+        assert again is not None
+        h = torch.from_numpy(held_out.h)
+        assert torch.equal(again(h), gate(h))
+        # Set by hand, a threshold is p again.
+        again.threshold = 0.5
+        assert again(h)[:200].mean() > 0.9
+
+
+def _sized(centres: list[float], sizes: list[int]) -> list[tuple[float, float, int]]:
+    return [(centre, 1.0, size) for centre, size in zip(centres, sizes, strict=True)]
 
 
 def clouds(seed: int = 0, n: int = 60) -> Examples:
@@ -82,7 +120,22 @@ def test_a_kind_left_out_is_reported_as_it_is() -> None:
     one_kind = clouds(0).only(clouds(0).kinds != "near")
     _, report = build_gate("x", one_kind, clouds(1), GateOptions())
     assert report.left_out == {}
-    assert "nothing is known of others" in report.notes()[-1]
+    assert any("nothing is known of others" in note for note in report.notes())
+
+
+def test_a_kind_left_out_has_the_threshold_of_the_others() -> None:
+    """Held out there is only that kind: the threshold comes from training, not from p = 1/2."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.array(["positive", "near", "far"], dtype=object), 100)
+    h = rng.normal(size=(300, 4)) + (kinds == "positive")[:, None]
+    train = Examples(h.astype(np.float32), kinds, np.arange(300))
+    only_near = train.only(train.kinds != "far")
+    _, report = build_gate("x", train, only_near, GateOptions(false_firing=0.02))
+    _, both = build_gate("x", train, train, GateOptions(false_firing=0.02))
+    assert report.left_out["near"].estimate == pytest.approx(
+        both.left_out["near"].estimate, abs=0.05
+    )
+    assert report.left_out["near"].estimate < 0.08
 
 
 def test_weights_balance_sides_kinds_and_hard_ones() -> None:
@@ -113,6 +166,89 @@ def test_chance_is_told() -> None:
     assert not report.beats_chance
     _, report = build_gate("x", clouds(0), clouds(1), GateOptions())
     assert report.beats_chance
+
+
+def noise(seed: int, twins: int, copies: int, width: int) -> Examples:
+    """Activations that tell nothing, several near copies a twin."""
+    rng = np.random.default_rng(seed)
+    h = np.repeat(rng.normal(size=(twins, width)), copies, 0)
+    kinds = np.where(rng.random(twins) < 0.5, "positive", "near").astype(object)
+    return Examples(
+        (h + 0.05 * rng.normal(size=h.shape)).astype(np.float32),
+        np.repeat(kinds, copies),
+        np.repeat(np.arange(twins), copies),
+    )
+
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_copies_of_a_prompt_are_no_evidence(copies: int) -> None:
+    rng = np.random.default_rng(0)
+    sets = [noise(seed, 40, copies, 1) for seed in range(400)]
+    weight = rng.normal()
+    passed = [ranks_by_chance(e.h[:, 0] * weight, e.opens, e.clusters) < 0.05 for e in sets]
+    assert np.mean(passed) < 0.085
+    apart = [ranks_by_chance(e.h[:, 0] + e.opens, e.opens, e.clusters) < 0.05 for e in sets[:50]]
+    assert np.mean(apart) > 0.8
+
+
+def test_the_best_of_many_sites_must_be_better() -> None:
+    found = [
+        build_gate("x", noise(s, 60, 1, 16), noise(99 + s, 40, 1, 16), GateOptions())[1]
+        for s in range(64)
+    ]
+    lucky = [report for report in found if report.beats_chance]
+    assert lucky
+    assert not any(replace(report, tried=32).beats_chance for report in lucky)
+    with pytest.raises(EquipoiseError, match="at the best of 32 sites"):
+        refuse_chance(replace(lucky[0], tried=32), force=False)
+
+
+def test_nothing_held_out_is_cross_validated() -> None:
+    nothing = Examples(np.zeros((0, 0), np.float32), np.array([], object), np.array([], int))
+    _, report = build_gate("x", noise(0, 60, 4, 256), nothing, GateOptions())
+    assert not report.beats_chance
+    assert report.auroc < 0.75
+    _, report = build_gate("x", clouds(0), nothing, GateOptions(false_firing=0.05))
+    assert report.beats_chance
+    assert report.judged_on == "cross-validated"
+    assert report.auroc == pytest.approx(
+        build_gate("x", clouds(0), clouds(1), GateOptions())[1].auroc, abs=0.05
+    )
+    alone = clouds(0)
+    alone.clusters[alone.opens] = 0
+    _, report = build_gate("x", alone, nothing, GateOptions())
+    assert report.judged_on == "training"
+    assert not report.beats_chance
+    assert (report.intervals["auroc"].low, report.intervals["auroc"].high) == (0, 1)
+
+
+def test_figures_of_a_resample_are_those_of_its_prompts() -> None:
+    rng = np.random.default_rng(0)
+    z = np.sort(rng.normal(size=50).round(1))
+    opens = rng.random(50) < 0.4
+    times = rng.integers(0, 4, (5, 50))
+    for row, found in zip(times, _weighed(z, opens, times), strict=True):
+        told, y = np.repeat(expit(z), row), np.repeat(opens, row)
+        error = np.square(told - y)
+        hit = (told >= 0.5) == y
+        assert found[0] == pytest.approx(roc_auc_score(y, told))
+        assert found[1] == pytest.approx((hit[y].mean() + hit[~y].mean()) / 2)
+        assert found[2] == pytest.approx((error[y].mean() + error[~y].mean()) / 2)
+
+
+def test_intervals_count_twins() -> None:
+    few, many = noise(0, 60, 1, 1), noise(0, 60, 8, 1)
+    one = figures(few.h[:, 0], few.opens, few.clusters)
+    copied = figures(np.repeat(few.h[:, 0], 8), many.opens, many.clusters)
+    for name, interval in one.items():
+        assert interval.as_dict() == pytest.approx(copied[name].as_dict())
+        assert 0 <= interval.low < interval.estimate < interval.high <= 1
+    _, report = build_gate("x", clouds(0), clouds(1), GateOptions())
+    known = report.as_dict()
+    assert known["intervals"]["brier"]["estimate"] == known["brier"]
+    assert known["intervals"]["brier"]["n"] == 180
+    assert "AUROC 0.9" in report.notes()[0]
+    assert f"[{report.intervals['auroc'].low:.3f}" in report.notes()[0]
 
 
 def test_missing_sides_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,26 +29,53 @@ class Gate(nn.Module):
         unit: Decide per ``row`` or per ``token``.
         reads: Of a row gate: the prompt's ``last`` token, the ``mean`` of its tokens, or a mean
             that a query weighs (``attended``).
+        logit_threshold: The threshold as a logit, which tells apart what p rounds to 1; None: p
+            itself is compared.
 
     Attributes:
         kind: Its name in an artifact.
 
     Raises:
-        SteeringError: A threshold outside [0, 1], or a unit that there is not.
+        SteeringError: A threshold outside [0, 1] or not finite, or a unit that there is not.
     """
 
     kind: ClassVar[str]
 
     def __init__(
-        self, site: str, *, threshold: float, soft: bool, unit: Unit, reads: Reads
+        self,
+        site: str,
+        *,
+        threshold: float,
+        soft: bool,
+        unit: Unit,
+        reads: Reads,
+        logit_threshold: float | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= threshold <= 1:
             raise SteeringError(f"gate at {site}: threshold must be in [0, 1]; got {threshold}")
+        if logit_threshold is not None and not math.isfinite(logit_threshold):
+            raise SteeringError(
+                f"gate at {site}: logit_threshold must be finite; got {logit_threshold}"
+            )
         if unit not in ("row", "token"):
             raise SteeringError(f"gate at {site}: unit must be 'row' or 'token'; got {unit!r}")
         self.site, self.threshold, self.soft = site, threshold, soft
-        self.unit, self.reads = unit, reads
+        self.unit, self.reads, self.logit_threshold = unit, reads, logit_threshold
+
+    @property
+    def threshold(self) -> float:
+        """Where a hard gate opens, as p; setting it sets aside what was set on the logit."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, p: float) -> None:
+        self._threshold, self.logit_threshold = p, None
+
+    def cut_at(self, logit: float) -> None:
+        """Open (a hard gate) where the logit of p is at least this."""
+        self.threshold = 1 / (1 + math.exp(min(-logit, 700.0)))
+        self.logit_threshold = logit
 
     def pool(self, h: Tensor, inside: Tensor) -> Tensor:
         """What is read of a row's prompt: the mean over its tokens, float32 [rows, d].
@@ -58,19 +86,32 @@ class Gate(nn.Module):
         """
         return prompt_mean(h, inside)
 
-    def probability(self, h: Tensor) -> Tensor:
-        """p, float32 [...], for what was read [..., d]; computed in float32."""
+    def logit(self, h: Tensor) -> Tensor:
+        """Logit of p, float32 [...], for what was read [..., d]; computed in float32."""
         raise NotImplementedError
+
+    def probability(self, h: Tensor) -> Tensor:
+        """p, float32 [...], for what was read [..., d]."""
+        return torch.sigmoid(self.logit(h))
+
+    def decide(self, logit: Tensor) -> Tensor:
+        """Decisions, float32 [...], from logits [...]."""
+        if not self.soft and self.logit_threshold is not None:
+            return (logit >= self.logit_threshold).float()
+        p = torch.sigmoid(logit)
+        return p if self.soft else (p >= self.threshold).float()
 
     @override
     def forward(self, h: Tensor) -> Tensor:
         """Decisions, float32 [...], for what was read [..., d]."""
-        p = self.probability(h)
-        return p if self.soft else (p >= self.threshold).float()
+        return self.decide(self.logit(h))
 
     def settings(self) -> dict[str, Any]:
         """What an artifact needs beside the tensors to build it again."""
-        return {"site": self.site, "threshold": self.threshold, "soft": self.soft}
+        known = {"site": self.site, "threshold": self.threshold, "soft": self.soft}
+        if self.logit_threshold is not None:
+            known["logit_threshold"] = self.logit_threshold
+        return known
 
 
 def prompt_mean(h: Tensor, inside: Tensor) -> Tensor:
@@ -106,6 +147,7 @@ class ProbeGate(Gate):
         soft: Return p itself instead of 0 or 1.
         unit: Decide per ``row`` or per ``token``.
         reads: The activation h of a row: of the prompt's ``last`` token, or the ``mean`` over it.
+        logit_threshold: The threshold on wᵀh + c, where it was set there.
 
     Raises:
         SteeringError: A weight that is no vector, values that are not finite, a threshold outside
@@ -126,8 +168,16 @@ class ProbeGate(Gate):
         soft: bool = False,
         unit: Unit = "row",
         reads: Reads = "last",
+        logit_threshold: float | None = None,
     ) -> None:
-        super().__init__(site, threshold=threshold, soft=soft, unit=unit, reads=reads)
+        super().__init__(
+            site,
+            threshold=threshold,
+            soft=soft,
+            unit=unit,
+            reads=reads,
+            logit_threshold=logit_threshold,
+        )
         weight, bias = weight.detach().float(), torch.as_tensor(bias).detach().float().reshape(())
         if weight.ndim != 1 or not bool(weight.isfinite().all() and bias.isfinite()):
             raise SteeringError(f"gate at {site}: the probe must be a finite vector and a bias")
@@ -140,11 +190,11 @@ class ProbeGate(Gate):
         self.register_buffer("bias", bias)
 
     @override
-    def probability(self, h: Tensor) -> Tensor:
+    def logit(self, h: Tensor) -> Tensor:
         # A product and a sum, not a matrix product: its result for a row must not depend on the
         # batch the row came in.
         weight, bias = self.weight.to(h.device), self.bias.to(h.device)
-        return torch.sigmoid((h.float() * weight).sum(-1) + bias)
+        return (h.float() * weight).sum(-1) + bias
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -167,6 +217,7 @@ class KernelGate(Gate):
         bias: c, a scalar.
         threshold: A hard gate opens where p ≥ threshold.
         soft: Return p itself instead of 0 or 1.
+        logit_threshold: The threshold on p's logit, where it was set there.
 
     Raises:
         SteeringError: Shapes that do not belong together, values that are not finite, or a
@@ -191,8 +242,16 @@ class KernelGate(Gate):
         *,
         threshold: float = 0.5,
         soft: bool = False,
+        logit_threshold: float | None = None,
     ) -> None:
-        super().__init__(site, threshold=threshold, soft=soft, unit="row", reads="attended")
+        super().__init__(
+            site,
+            threshold=threshold,
+            soft=soft,
+            unit="row",
+            reads="attended",
+            logit_threshold=logit_threshold,
+        )
         bias = torch.as_tensor(bias).reshape(())
         tensors = {
             "query": query,
@@ -215,14 +274,14 @@ class KernelGate(Gate):
         return attended(h, inside, self.query.to(h.device))
 
     @override
-    def probability(self, h: Tensor) -> Tensor:
+    def logit(self, h: Tensor) -> Tensor:
         scale, centres = self.scale.to(h.device), self.centres.to(h.device)
         weight, bias = self.weight.to(h.device), self.bias.to(h.device)
         rows = (h.float() * scale).reshape(-1, h.shape[-1])
         # Row by row: memory stays that of the centres, and no result depends on the batch.
         found = [(weight * (-(row - centres).square().sum(-1)).exp()).sum() for row in rows]
         total = torch.stack(found) if found else rows.new_zeros(0)
-        return torch.sigmoid(total + bias).reshape(h.shape[:-1])
+        return (total + bias).reshape(h.shape[:-1])
 
 
 GATES: dict[str, type[ProbeGate] | type[KernelGate]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,33 @@ class Candidate:
         """A row of the fit's history."""
         found = {"layer": float(self.layer), "vector_norm": self.norm}
         if self.report is not None:
-            found |= {
-                "auroc": self.report.auroc,
-                "balanced_accuracy": self.report.balanced_accuracy,
-                "brier": self.report.brier,
-                "calibration_error": self.report.calibration_error,
-            }
+            for name, rate in self.report.intervals.items():
+                found |= {name: rate.estimate, f"{name}_low": rate.low, f"{name}_high": rate.high}
         return found if self.score is None else found | {"score": self.score}
+
+
+def best_blocks(candidates: Sequence[Candidate], n: int, gates: Sequence[int]) -> list[Candidate]:
+    """The n blocks of the highest scores together; of equals those whose probes tell better.
+
+    Args:
+        candidates: Blocks in the order of the model.
+        n: How many.
+        gates: Numbers of those that may be the first, with n − 1 blocks behind each at least.
+
+    Returns:
+        They, in the order of the model.
+    """
+
+    def rank(one: Candidate) -> tuple[float, float, int]:
+        auroc = one.report.auroc if one.report is not None else 0.0
+        return one.score or 0.0, auroc, -one.layer
+
+    choices = [
+        [candidates[k], *sorted(candidates[k + 1 :], key=rank, reverse=True)[: n - 1]]
+        for k in gates
+    ]
+    best = max(choices, key=lambda c: (sum(one.score or 0.0 for one in c), rank(c[0])))
+    return sorted(best, key=lambda one: one.layer)
 
 
 def steered_score(decisions: Decisions) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from equipoise.methods.method import MethodConfig
 
@@ -65,6 +65,18 @@ class FairSteerConfig(MethodConfig):
         "task", description="the task's own, or 80:20 at random over ALL items, tested ones too"
     )
     max_items: int | None = Field(2000, ge=1, description="items the probes are fitted on, at most")
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        # An unquoted off is a boolean in YAML 1.1.
+        return "off" if given is False else given
+
+    @field_validator("layer", "false_firing", "max_items", mode="before")
+    @classmethod
+    def _none(cls, given: Any) -> Any:
+        # YAML's null goes by the name it has in Python and in the documentation too.
+        return None if given == "none" else given
 
     @model_validator(mode="before")
     @classmethod

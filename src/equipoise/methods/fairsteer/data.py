@@ -92,7 +92,7 @@ def read(model: Model, pool: Pool, sites: Sequence[str]) -> Reading:
     anchors = Examples.read(model, (), pool.anchors, sites)
     open_ones = [pool.items[i] for i in ambiguous]
     return Reading(
-        own + anchors if len(anchors) else own,
+        own + anchors,
         Examples.of(values[ambiguous], open_ones, [POSITIVE] * len(open_ones)),
     )
 

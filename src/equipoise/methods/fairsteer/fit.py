@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from equipoise.decisions.decide import decide
+from equipoise.errors import EquipoiseError
 from equipoise.methods.fairsteer import data, vector
-from equipoise.methods.fairsteer.candidate import Candidate, steered_score
+from equipoise.methods.fairsteer.candidate import Candidate, best_blocks, steered_score
 from equipoise.methods.fairsteer.config import FairSteerConfig
 from equipoise.methods.fairsteer.labels import share_right
 from equipoise.methods.gating.ambiguity import block_sites, refuse_chance
@@ -42,6 +43,10 @@ class _Fit:
     def __init__(self, request: FitRequest, config: FairSteerConfig) -> None:
         self.request, self.config, self.model = request, config, request.model
         self.sites = block_sites(self.model, config.layer)
+        if config.n_layers > len(self.sites):
+            raise EquipoiseError(
+                f"fairsteer: n_layers={config.n_layers}: the model has {len(self.sites)} blocks"
+            )
         self.train, self.held_out = data.pools(request, config)
         self.judged = self._judged()
 
@@ -60,13 +65,18 @@ class _Fit:
             reading = self._probe(candidates)
         chosen = self._choose(candidates)
         for candidate in chosen:
-            vector.refuse_zero(candidate.v, candidate.site)
+            vector.refuse_useless(candidate.v, config.alpha, candidate.site)
         steering = self._steering(chosen)
         notes = [
             f"steers after {_named(chosen)} of {len(block_sites(self.model, None))}, "
             f"{self._how(candidates)}; vector of {len(contrast)} prompts, "
             f"norm {chosen[0].norm:.3g}, α = {config.alpha:g}, tokens: {steering.scope}"
         ]
+        if passed := sum(map(self._at_chance, candidates)):
+            notes.append(
+                f"probes of {passed} of {len(candidates)} blocks do not beat chance: these were "
+                "passed over for the gate"
+            )
         extra: dict[str, Any] = {"layers": [candidate.layer for candidate in chosen]}
         if steering.gate is not None and reading is not None:
             said, found = self._gate_report(chosen[0], reading)
@@ -99,7 +109,11 @@ class _Fit:
         )
         for number, candidate in enumerate(candidates):
             candidate.gate, candidate.report = build_gate(
-                candidate.site, train.examples.at(number), held_out.examples.at(number), options
+                candidate.site,
+                train.examples.at(number),
+                held_out.examples.at(number),
+                options,
+                tried=len(candidates),
             )
         return held_out if len(held_out.ambiguous) else train
 
@@ -117,29 +131,42 @@ class _Fit:
         refuse_chance(report, force=self.config.force_gate)
         rate = opening_rate(gate, reading.ambiguous.at(self.sites.index(candidate.site)))
         notes = [*report.notes(), f"gate opens on {rate} of all ambiguous prompts among them"]
-        if not report.beats_chance:
-            notes.append("WARNING: the probe does not beat chance; the gate was forced")
         return notes, {"gate": report.as_dict(), "ambiguous_rate": asdict(rate)}
 
     # ---- where
 
     def _choose(self, candidates: list[Candidate]) -> list[Candidate]:
-        """The best blocks, in the order of the model; of equals the first.
+        """The best blocks, in the order of the model.
 
-        Blocks whose probe is no better than chance are passed over if there are others.
+        The first of them has the gate: its probe must beat chance, if that of any can.
+
+        Raises:
+            EquipoiseError: Too few blocks come after the first whose probe does.
         """
-        config = self.config
-        if config.gate != "off" and not config.force_gate:
-            able = [c for c in candidates if c.report is not None and c.report.beats_chance]
-            candidates = able or candidates
-        if len(candidates) <= config.n_layers:
-            return candidates
-        for number, candidate in enumerate(candidates):
-            candidate.score = self._score(candidate)
-            if self.request.report:
-                self.request.report("fit", number + 1, len(candidates), candidate.figures())
-        best = sorted(candidates, key=lambda c: -(c.score or 0.0))[: config.n_layers]
-        return sorted(best, key=lambda c: c.layer)
+        n = self.config.n_layers
+        able = [k for k, candidate in enumerate(candidates) if not self._at_chance(candidate)]
+        first = list(range(len(candidates) - n + 1))
+        gates = [k for k in first if k in able] or first
+        if able and gates[0] not in able:
+            raise EquipoiseError(
+                f"fairsteer: n_layers={n}: the first block steered has the gate; the first whose "
+                f"probe beats chance is {able[0]} of {len(candidates)} (from 0); set n_layers to "
+                f"{len(candidates) - able[0]} at most, or force_gate=true"
+            )
+        # With one block steered, only that which has the gate; with several, those behind it too.
+        tried = candidates[gates[0] :] if n > 1 else [candidates[k] for k in gates]
+        if len(tried) > n:
+            for number, candidate in enumerate(tried):
+                candidate.score = self._score(candidate)
+                if self.request.report:
+                    self.request.report("fit", number + 1, len(tried), candidate.figures())
+        return best_blocks(candidates, n, gates)
+
+    def _at_chance(self, candidate: Candidate) -> bool:
+        """Whether a block may not have the gate."""
+        if self.config.gate == "off" or self.config.force_gate or candidate.report is None:
+            return False
+        return not candidate.report.beats_chance
 
     def _score(self, candidate: Candidate) -> float:
         if self.config.layer_by == "probe":

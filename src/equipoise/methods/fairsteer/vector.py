@@ -59,15 +59,25 @@ def contrast_vectors(model: Model, items: Sequence[Item], sites: Sequence[str]) 
     return (fair.double().mean(0) - stereotyped.double().mean(0)).to(torch.float32)
 
 
-def refuse_zero(v: Tensor, site: str) -> None:
-    """Stop where there is no direction to steer in.
+def refuse_useless(v: Tensor, alpha: float, site: str) -> None:
+    """Stop where there is no direction to steer in, or no number for the length of it.
 
     Raises:
-        EquipoiseError: The vector [d] has no length, or an infinite one.
+        EquipoiseError: The vector [d] has no length, or it or α times it is not finite.
     """
     norm = float(v.norm())
-    if norm == 0 or not bool(v.isfinite().all()):
+    if norm == 0:
         raise EquipoiseError(
-            f"fairsteer: the vector at {site} has norm {norm:g}: fair and stereotyped answers "
+            f"fairsteer: the vector at {site} has norm 0: fair and stereotyped answers "
             "look alike there; choose another layer"
+        )
+    if not bool(v.isfinite().all()):
+        raise EquipoiseError(
+            f"fairsteer: the vector at {site} is not finite: neither are the model's activations "
+            "there; choose another layer"
+        )
+    if not bool((alpha * v).isfinite().all()):
+        raise EquipoiseError(
+            f"fairsteer: alpha={alpha:g} times the vector at {site} (norm {norm:g}) is too large "
+            "for float32; lower alpha"
         )

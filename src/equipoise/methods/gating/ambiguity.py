@@ -101,10 +101,13 @@ def refuse_chance(report: GateReport, *, force: bool) -> None:
         EquipoiseError: The probe does not rank better than chance, and it is not forced.
     """
     if not report.beats_chance and not force:
+        sites = f" at the best of {report.tried} sites" if report.tried > 1 else ""
+        if report.judged_on == "training":
+            sites += ", of the prompts it was fitted on"
         raise EquipoiseError(
             f"the probe at {report.site} does not beat chance (AUROC {report.auroc:.3f}, "
-            f"p = {report.p_value:.2g}): gating on it would be arbitrary; fit without a gate, "
-            "with more items, or set force_gate=true"
+            f"p = {report.p_value:.2g}{sites}): gating on it would be arbitrary; fit without a "
+            "gate, with more items, or set force_gate=true"
         )
 
 

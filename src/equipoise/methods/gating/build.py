@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from equipoise.methods.gating.examples import POSITIVE, Examples
+from equipoise.methods.gating.judged import Judged, judge
 from equipoise.methods.gating.kernel import fit_kernel
-from equipoise.methods.gating.probe import fit_probe, openings
+from equipoise.methods.gating.probe import fit_probe
 from equipoise.methods.gating.report import (
     GateReport,
     Rate,
@@ -59,13 +61,15 @@ def build_gate(
     held_out: Examples,
     options: GateOptions,
     query: Tensor | None = None,
+    *,
+    tried: int = 1,
 ) -> tuple[Gate, GateReport]:
     """Fit a probe, set its threshold, and find out what it does.
 
-    The probe is fitted on ``train``; the threshold and all figures come from ``held_out`` (from
-    ``train``, saying so, where either side is missing there). Figures of a gate whose threshold
-    was set on the same prompts are theirs, not a promise; those of a kind left out are neither
-    fitted nor set on it.
+    The probe is fitted on ``train``; the threshold and all figures come from ``held_out`` (where
+    either side is missing there, from ``train`` by cross-validation over whole twins, saying so).
+    Figures of a gate whose threshold was set on the same prompts are theirs, not a promise; those
+    of a kind left out are neither fitted nor set on it.
 
     Args:
         site: Key of the site.
@@ -73,37 +77,49 @@ def build_gate(
         held_out: The same of other prompts; may be empty.
         options: How.
         query: Of a gate that attends, what the examples were read with, float32 [d].
+        tried: Sites among which the gate's is chosen: each is a chance of beating chance.
 
     Raises:
         EquipoiseError: A side is missing from ``train``, or scikit-learn is not installed.
     """
-    judged = held_out if held_out.two_sided else train
-    gate = _fit(site, train, judged, options, query)
+    gate, judged = _fit(site, train, held_out, options, query)
     left_out: dict[str, Rate] = {}
     for kind in train.negative_kinds if len(train.negative_kinds) > 1 else ():
-        known = _fit(site, _without(train, kind), _without(judged, kind), options, query)
-        unseen = train.only(train.kinds == kind)
-        if judged is held_out:
-            unseen += held_out.only(held_out.kinds == kind)
+        known, _ = _fit(site, _without(train, kind), _without(held_out, kind), options, query)
+        unseen = train.only(train.kinds == kind) + held_out.only(held_out.kinds == kind)
         left_out |= false_firing(known, unseen)
     report = GateReport(
         site=site,
         soft=options.soft,
         threshold=gate.threshold,
         wanted_false_firing=None if options.soft else options.false_firing,
-        held_out=judged is held_out,
+        judged_on=judged.on,
+        tried=tried,
         train=dict(sorted(Counter(train.kinds.tolist()).items())),
-        **quality(gate, judged),
-        opens=opening_rate(gate, judged),
-        false_firing=false_firing(gate, judged),
+        **quality(gate, judged.examples, judged.logits),
+        opens=opening_rate(gate, judged.examples, judged.logits),
+        false_firing=false_firing(gate, judged.examples, judged.logits),
         left_out=left_out,
     )
     return gate, report
 
 
 def _fit(
-    site: str, train: Examples, judged: Examples, options: GateOptions, query: Tensor | None
-) -> Gate:
+    site: str, train: Examples, held_out: Examples, options: GateOptions, query: Tensor | None
+) -> tuple[Gate, Judged]:
+    """A gate with its threshold, and the prompts that this was set on."""
+    fit = partial(_probe, site, options, query)
+    gate = fit(train)
+    judged = judge(gate, fit, train, held_out)
+    if not options.soft and options.false_firing is not None:
+        kinds = judged.examples.kinds
+        negative = [judged.logits[kinds == kind] for kind in judged.examples.negative_kinds]
+        needed = judged.logits[kinds == POSITIVE] if not options.eager else judged.logits[:0]
+        gate.cut_at(threshold_for(needed, negative, options.false_firing))
+    return gate, judged
+
+
+def _probe(site: str, options: GateOptions, query: Tensor | None, train: Examples) -> Gate:
     gate: Gate
     if query is not None:
         gate = fit_kernel(train, site, query, hard=options.hard)
@@ -118,11 +134,6 @@ def _fit(
         )
         gate = ProbeGate(site, probe.weight, probe.bias, unit=options.unit, reads=options.reads)
     gate.soft = options.soft
-    if not options.soft and options.false_firing is not None and judged.two_sided:
-        p = openings(gate, judged)
-        kinds = [p[judged.kinds == kind] for kind in judged.negative_kinds]
-        needed = p[judged.kinds == POSITIVE] if not options.eager else p[:0]
-        gate.threshold = threshold_for(needed, kinds, options.false_firing)
     return gate
 
 

@@ -99,6 +99,8 @@ class Examples:
 
     def __add__(self, other: Examples) -> Examples:
         """Both; clusters of the two are taken for different ones."""
+        if not len(self) or not len(other):  # then it may not know the width
+            return self if len(self) else other
         shifted = other.clusters + (self.clusters.max(initial=-1) + 1)
         return Examples(
             np.concatenate([self.h, other.h]),

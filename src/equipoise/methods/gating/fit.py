@@ -66,6 +66,7 @@ def fit_gate(
             held_out.at(number),
             options,
             None if queries is None else queries[number],
+            tried=len(keys),
         )
         for number, key in enumerate(keys)
     ]

@@ -87,6 +87,6 @@ def balanced_weights(examples: Examples, hard: Collection[str] = ()) -> np.ndarr
     return weights * len(examples)
 
 
-def openings(gate: Gate, examples: Examples) -> np.ndarray:
-    """The gate's p for each example, float32 [n], exactly as the gate computes it."""
-    return gate.probability(torch.from_numpy(examples.h)).numpy()
+def logits_of(gate: Gate, examples: Examples) -> np.ndarray:
+    """The logit of the gate's p for each example, float32 [n], exactly as the gate computes it."""
+    return gate.logit(torch.from_numpy(examples.h)).numpy()

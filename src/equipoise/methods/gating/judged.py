@@ -1,0 +1,74 @@
+"""What a probe says of prompts that it was not fitted on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from equipoise.methods.gating.examples import Examples
+from equipoise.methods.gating.probe import logits_of
+from equipoise.steering import Gate
+
+JudgedOn = Literal["held-out", "cross-validated", "training"]
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Prompts with a probe's logits.
+
+    Attributes:
+        examples: n prompts, of both sides.
+        logits: float32 [n].
+        on: ``held-out`` prompts; where these lack a side, the trained ones, each judged by a probe
+            fitted without its fold (``cross-validated``); where a side has a single twin, by the
+            probe that was fitted on it (``training``), which promises nothing.
+    """
+
+    examples: Examples
+    logits: np.ndarray
+    on: JudgedOn
+
+
+def judge(
+    gate: Gate, fit: Callable[[Examples], Gate], train: Examples, held_out: Examples
+) -> Judged:
+    """Find the prompts to judge a gate by, and what its probe says of them.
+
+    Args:
+        gate: Fitted on ``train``.
+        fit: How it was fitted.
+        train: Of both sides.
+        held_out: May be empty, or of one side.
+    """
+    if held_out.two_sided:
+        return Judged(held_out, logits_of(gate, held_out), "held-out")
+    logits = np.full(len(train), np.nan, np.float32)
+    for fold in _folds(train):
+        rest = np.setdiff1d(np.arange(len(train)), fold)
+        if not train.only(rest).two_sided:
+            break
+        logits[fold] = logits_of(fit(train.only(rest)), train.only(fold))
+    if np.isnan(logits).any():
+        return Judged(train, logits_of(gate, train), "training")
+    return Judged(train, logits, "cross-validated")
+
+
+def _folds(examples: Examples) -> Iterator[np.ndarray]:
+    """Row numbers of each fold: whole twins, both sides evenly; none where a side has one twin."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    opens, clusters = examples.opens, examples.clusters
+    count = min(_FOLDS, *(len(np.unique(clusters[side])) for side in (opens, ~opens)))
+    if count < 2:
+        return
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        # What cannot be spread evenly is still spread.
+        warnings.simplefilter("ignore", UserWarning)
+        for _, fold in folds.split(opens, opens, clusters):
+            yield fold
