@@ -40,10 +40,11 @@ Found = TypeVar("Found")
 
 
 def by_options(model: Model, item: Item) -> list[float]:
-    start = len(model.tokenizer.encode(item.prompt))
+    alone = model.tokenizer.encode(item.prompt)
+    start = len(alone)
     found = []
     for option in item.options:
-        ids = model.tokenizer.encode(f"{item.prompt} {option}")
+        ids = alone + model.tokenizer.encode(f"{item.prompt} {option}")[start:]
         logits = model.hf(torch.tensor([ids]), use_cache=False).logits[0]
         steps = logits.float().log_softmax(-1)
         found.append(sum(steps[k - 1, ids[k]].item() for k in range(start, len(ids))))
@@ -51,8 +52,11 @@ def by_options(model: Model, item: Item) -> list[float]:
 
 
 def by_steps(model: Model, item: Item) -> tuple[list[float], np.ndarray]:
-    wholes = [model.tokenizer.encode(f"{item.prompt} {letter}") for letter in item.options]
-    start = len(model.tokenizer.encode(item.prompt))
+    alone = model.tokenizer.encode(item.prompt)
+    start = len(alone)
+    wholes = [
+        alone + model.tokenizer.encode(f"{item.prompt} {letter}")[start:] for letter in item.options
+    ]
     seen: list[np.ndarray] = []
 
     def see(layer: int, h: Tensor) -> Tensor:

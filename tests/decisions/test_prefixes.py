@@ -186,9 +186,12 @@ def test_bbq_with_solved_examples_is_the_slow_reading(data) -> None:
     items = load_task("bbq", data=data / "bbq", shots=2, categories="Age").items[:12]
     found = decide(model, items)[0].scores
     for item, row in zip(items, found, strict=True):
-        start = len(model.tokenizer.encode(item.prompt))
+        alone = model.tokenizer.encode(item.prompt)
+        start = len(alone)
         for option, score in zip(item.options, row, strict=True):
-            ids = model.tokenizer.encode(f"{item.prompt} {option}")
+            whole = model.tokenizer.encode(f"{item.prompt} {option}")
+            assert whole[:start] != alone  # this tokenizer merges the colon with the space
+            ids = alone + whole[start:]
             with torch.no_grad():
                 steps = model.hf(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
             wanted = sum(steps[k - 1, ids[k]].item() for k in range(start, len(ids)))

@@ -173,9 +173,11 @@ def test_progress_counts_every_item_once(tiny: Model) -> None:
     assert done[-1] == 1  # the longest one ends last
 
 
-def test_texts_are_swept_alike(tiny: Model) -> None:
+@pytest.mark.parametrize("scope", SCOPES)
+def test_texts_are_swept_alike(tiny: Model, scope: str) -> None:
+    """Token by token; to a scope, what follows a window's first token is generated."""
     texts = ["The nurse said that she left.", "x", "A long one, that goes on and on. " * 5]
-    steering = steering_for(tiny)
+    steering = steering_for(tiny, scope)
     strengths = [0.0, 0.6]
     found = score_texts(tiny, texts, steering=steering, strengths=strengths, window=12)
     for number, text in enumerate(texts):
@@ -184,8 +186,8 @@ def test_texts_are_swept_alike(tiny: Model) -> None:
         for start in range(0, len(ids), 12):
             piece = ids[start : start + 12]
             for end in range(1, len(piece)):
-                here = next_token(tiny, piece[:end], end, steering, 0.6)
-                base = next_token(tiny, piece[:end], end, None, 0.0)
+                here = next_token(tiny, piece[:end], 1, steering, 0.6)
+                base = next_token(tiny, piece[:end], 1, None, 0.0)
                 total += here[piece[end]].item()
                 kl += (here.exp() * (here - base)).sum().item()
                 n += 1
@@ -193,6 +195,7 @@ def test_texts_are_swept_alike(tiny: Model) -> None:
         assert found.log_probability[1, number] == pytest.approx(total, abs=1e-3)
         assert found.kl[1, number] == pytest.approx(kl / max(n, 1), rel=1e-3, abs=1e-6)
         assert found.kl[0, number] == 0
+    assert found.kl[1].max() > 0
 
 
 def test_bfloat16_agrees(tiny: Model) -> None:

@@ -48,6 +48,15 @@ class Encoded:
         return len(self.prefix) if self.is_text else self.positions[0] + 1 + self.spacing
 
     @property
+    def scope_length(self) -> int:
+        """Tokens that a token scope takes for the prompt.
+
+        Of a text the first: what follows is measured as if the model wrote it, so that a steering
+        of the answer onward is measured at all.
+        """
+        return 1 if self.is_text else self.prompt_length
+
+    @property
     def cost(self) -> int:
         """Tokens a forward pass reads."""
         return len(self.prefix) + sum(len(s) - 1 for s in self.suffixes)
@@ -110,15 +119,22 @@ def _texts(model: Model, item: Item) -> list[str]:
 def _parted(item: Item, alone: Sequence[int], *others: Sequence[int]) -> Encoded:
     """The tokens of an item, split where its prompt ends; texts are those of :func:`_texts`."""
     boundary = len(alone)
-    wholes, spaced = others[: len(item.options)], others[len(item.options) :]
+    wholes: Sequence[Sequence[int]] = others[: len(item.options)]
+    spaced = others[len(item.options) :]
     if len({tuple(whole) for whole in wholes}) < len(wholes):
         raise EquipoiseError(f"item {item.id!r}: two options have the same tokens")
     if boundary == 0:
         raise EquipoiseError(f"item {item.id!r}: the prompt has no tokens")
+    longer = all(len(whole) > boundary for whole in wholes)
+    apart = [(*alone, *whole[boundary:]) for whole in wholes]
+    if longer and len(set(apart)) == len(wholes):
+        # Where the tokenizer merges the two, the prompt is read as it is alone: by lm-eval, and by
+        # the model when it answers.
+        wholes = apart
     shared = _common_prefix(wholes)
     # A tokenizer that merges across the boundary may leave an option no token after it; then the
     # tokens from where the options part are the only ones that tell them apart.
-    start = boundary if all(len(whole) > boundary for whole in wholes) else min(shared, boundary)
+    start = boundary if longer else min(shared, boundary)
     spacing = 0
     if spaced and start == boundary <= len(spaced[0]) <= shared:
         untouched = spaced[0]

@@ -30,10 +30,10 @@ def row_decisions(
 
     Returns:
         float32 [n] on the model's device; None where nothing need be asked beforehand: no row gate,
-        or one that reads its site within the steered pass.
+        or one that reads its site within the steered pass. Of a text it reads the whole.
     """
     gate = None if attachment is None else attachment.row_gate
-    if gate is None or not gate.asks_first:
+    if gate is None or not (gate.asks_first or any(row.is_text for row in rows)):
         return None
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]

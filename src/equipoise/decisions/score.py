@@ -89,7 +89,7 @@ def score(
         decisions: float32 [B]; what its row gate says of these rows, where that is known.
         cached: Beginnings of the rows that were read before; used up by the call.
     """
-    lengths = torch.tensor([row.prompt_length for row in rows])
+    lengths = torch.tensor([row.scope_length for row in rows])
     with told(attachment, lengths, decisions):
         return _score(model, rows, pad, attachment, cached)
 
