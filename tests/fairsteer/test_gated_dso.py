@@ -117,14 +117,27 @@ def test_asking_once_changes_nothing(
     def everything() -> list[np.ndarray]:
         steering = gated_dso(tiny, request, gate=gate).steering
         values = [tensor.numpy() for tensor in steering.tensors().values()]
-        values += [d.scores for d in decide(tiny, items, steering=steering, strengths=rungs)]
-        read = score_texts(tiny, texts, steering=steering, strengths=rungs)
-        return [*values, read.log_probability]
+        return [
+            *values,
+            *(d.scores for d in decide(tiny, items, steering=steering, strengths=rungs)),
+        ]
 
     once = everything()
     monkeypatch.setattr(ladder, "row_decisions", lambda *a, **k: None)
     for a, b in zip(once, everything(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_row_gate_reads_a_text_whole(tiny: Model) -> None:
+    texts = ("The nurse said that she left the office.", "He was at the station. " * 3)
+    steering = gated_dso(tiny, asked(tiny), gate="soft").steering
+    found = score_texts(tiny, texts, steering=steering, strengths=[1.0]).log_probability[0]
+    for text, value in zip(texts, found, strict=True):
+        ids = torch.tensor([tiny.tokenizer.encode(text)])
+        with torch.no_grad(), steering.applied(tiny) as attachment:
+            steps = tiny.hf(ids).logits[0, :-1].log_softmax(-1)
+            assert 0 < float(attachment.decisions) < 1
+        assert value == pytest.approx(float(steps.gather(1, ids[0, 1:, None]).sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize("gate", ["hard", "soft"])
