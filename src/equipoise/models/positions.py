@@ -33,14 +33,20 @@ def longest_input(model: Model) -> int | None:
 def too_long(model: Model, said: str) -> None:
     """Say that something has more tokens than the model reads.
 
-    Warns of rotary positions, which go on beyond what was trained.
+    Warns of rotary positions, which go on beyond what was trained: in the same words each time, so
+    that it is heard once.
 
     Raises:
         EquipoiseError: Positions from a table: the model would fail.
     """
     if not getattr(_text_config(model), "rope_parameters", None):
         raise EquipoiseError(said)
-    warnings.warn(f"beyond the model's context answers mean little: {said}", stacklevel=3)
+    warnings.warn(
+        f"some prompts have more tokens than the {longest_input(model)} of the model's context, and "
+        "what it answers beyond them means little; shorten them, leave them out, or choose a model "
+        "with a longer context",
+        stacklevel=3,
+    )
 
 
 def _text_config(model: Model) -> Any:
