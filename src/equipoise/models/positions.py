@@ -42,7 +42,7 @@ def too_long(model: Model, said: str) -> None:
     if not getattr(_text_config(model), "rope_parameters", None):
         raise EquipoiseError(said)
     warnings.warn(
-        f"some prompts have more tokens than the {longest_input(model)} of the model's context, and "
+        f"some prompts have more tokens than the {longest_input(model)} of the model's context; "
         "what it answers beyond them means little; shorten them, leave them out, or choose a model "
         "with a longer context",
         stacklevel=3,
