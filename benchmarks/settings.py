@@ -2,8 +2,8 @@
 
     python benchmarks/settings.py 0,1,2 steps=140 kl_weight=0.5
 
-One line: the means over the seeds given, and each seed's bias. Defaults were chosen with it; the
-test split takes no part.
+Each seed's bias with interval, n and parity level, then one line of means over the seeds, and the
+processor. Defaults were chosen with it; the test split takes no part.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 import time
 
 import numpy as np
+import torch
 
 from equipoise.cli.options import parse_settings
 from equipoise.models import load
 from equipoise.study import fit_outcome
+from equipoise.study.environment import environment
 from equipoise.study.measure import Probe, measure
 from equipoise.tasks import load_capability, load_task
 
@@ -28,7 +30,9 @@ def figures(seed: int, settings: dict[str, object]) -> dict[str, float]:
     seconds = time.perf_counter() - started
     probe = Probe.of(task, "validation", [skills])
     row = measure(model, probe, steering=outcome.steering, strengths=[0.0, 1.0]).rows[-1]
-    print(f"  seed {seed}: {outcome.notes[0]}", flush=True)
+    bias = row["per_occupation_bias"]
+    told = f"bias {bias['estimate']:.3f} [{bias['low']:.3f}, {bias['high']:.3f}], n={bias['n']}"
+    print(f"  seed {seed}: {told}, parity {bias['parity']:.3f}; {outcome.notes[0]}", flush=True)
     return {
         "bias": row["per_occupation_bias"]["estimate"],
         "greedy bias": row["per_occupation_bias_greedy"]["estimate"],
@@ -48,7 +52,7 @@ def main() -> None:
     means = {name: np.mean([row[name] for row in found]) for name in found[0]}
     told = [f"{name} {value:.3f}" for name, value in means.items()]
     print(" ".join(sys.argv[2:]) or "defaults", *told, sep=" · ")
-    print("  bias by seed:", " ".join(f"{row['bias']:.3f}" for row in found))
+    print(f"  {environment()['processor']}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

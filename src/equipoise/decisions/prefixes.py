@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import forward, left_pad, told
 from equipoise.decisions.encode import Encoded
+from equipoise.models.backbone import text_config
 from equipoise.steering.cache import select_rows
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ def may_share(model: nn.Module, attachment: Attachment | None) -> bool:
 
     Not with caches that forget (sliding windows, recurrent states): they count padding.
     """
-    config: Any = model.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = text_config(model)
     kinds = getattr(config, "layer_types", None) or ()
     forgets = getattr(config, "sliding_window", None) is not None or any(
         kind != "full_attention" for kind in kinds

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from equipoise.errors import EquipoiseError
+from equipoise.models.backbone import text_config
 from equipoise.models.model import Model
 
 
@@ -16,7 +16,7 @@ def longest_input(model: Model) -> int | None:
     reaches its factor further; where the config counts that in already, this is too many, never
     too few.
     """
-    config = _text_config(model)
+    config = text_config(model)
     if getattr(config, "alibi", False):
         return None
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -39,7 +39,7 @@ def too_long(model: Model, said: str) -> None:
     Raises:
         EquipoiseError: Positions from a table: the model would fail.
     """
-    if not getattr(_text_config(model), "rope_parameters", None):
+    if not getattr(text_config(model), "rope_parameters", None):
         raise EquipoiseError(said)
     warnings.warn(
         f"some prompts have more tokens than the {longest_input(model)} of the model's context; "
@@ -47,8 +47,3 @@ def too_long(model: Model, said: str) -> None:
         "with a longer context",
         stacklevel=3,
     )
-
-
-def _text_config(model: Model) -> Any:
-    config: Any = model.hf.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config

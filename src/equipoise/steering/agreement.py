@@ -81,7 +81,7 @@ def fold_agreement(
         with Recording() as made:
             wanted = logits(root)
         largest = largest or scale(wanted)
-        share = tolerance(root, plain, choosing_so, largest)
+        share = tolerance(root, plain, wanted, choosing_so, largest)
     base = choosing_so()
     with Replaying(made) as replay:
         found = logits(folded)
@@ -98,7 +98,11 @@ def fold_agreement(
 
 
 def tolerance(
-    model: nn.Module, steering: Steering, logits: Callable[[], Tensor], largest: float
+    model: nn.Module,
+    steering: Steering,
+    steered: Tensor,
+    logits: Callable[[], Tensor],
+    largest: float,
 ) -> float:
     """Largest difference of two logits that rounding explains, as a share of the largest logit.
 
@@ -108,10 +112,10 @@ def tolerance(
     Args:
         model: With the steering attached.
         steering: Its sites are where roundings differ.
-        logits: Computes the model's.
+        steered: The model's logits.
+        logits: Computes them again.
         largest: The largest logit.
     """
-    steered = logits()
     weights = next(p.dtype for p in model.parameters() if p.is_floating_point())
     dtype = max(weights, steered.dtype, key=lambda kind: torch.finfo(kind).eps)
     if dtype in _TOLERANCE:

@@ -134,9 +134,10 @@ class Bench:
             self.base = self.logits(ids)
             self.scale = agreement.scale(self.base)
             with self.steered(strength):
-                self.effect = self.logits(ids).float() - self.base.float()
+                steered = self.logits(ids)
+                self.effect = steered.float() - self.base.float()
                 self.tolerance = agreement.tolerance(
-                    root, steering, lambda: self.logits(ids), self.scale
+                    root, steering, steered, lambda: self.logits(ids), self.scale
                 )
 
     def logits(self, ids: Tensor) -> Tensor:
