@@ -20,7 +20,8 @@ from equipoise.steering.transforms import Affine
 # same numbers are summed in another order, or a weight is rounded instead of an activation.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 # In half precision it depends on the model, so it is measured, in a few draws. Folds of 480 tiny
-# random Llamas, Gemmas, GPT-2s and Mixtrals were off by up to 2.1 times what was measured.
+# random Llamas, Gemmas, GPT-2s and Mixtrals were off by up to 2.1 times what was measured, once;
+# tests/steering_fold/test_fold_half_precision.py has a few of them.
 ROUNDINGS, _DRAWS = 4.0, 3
 # Of the effect, what may be missing or too much.
 LOST = 0.25
