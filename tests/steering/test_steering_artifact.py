@@ -293,6 +293,21 @@ def test_configs_that_cannot_be_read(folder, changes, message):
         Steering.from_pretrained(folder)
 
 
+def test_a_config_nested_without_end(folder):
+    (folder / "steering_config.json").write_text("[" * 100_000)
+    with pytest.raises(SteeringError, match="not readable JSON"):
+        Steering.from_pretrained(folder)
+
+
+def test_a_tensor_of_eight_bits(folder):
+    tensors = load_file(folder / "steering.safetensors")
+    name = min(tensors)
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "steering.safetensors")
+    with pytest.raises(SteeringError, match="floating-point vector"):
+        Steering.from_pretrained(folder)
+
+
 def test_entries_of_later_versions_are_no_reason(folder):
     edit(folder, colour="blue")
     Steering.from_pretrained(folder)

@@ -8,7 +8,7 @@ from steering_zoo import build, prompts, random_steering
 from torch import nn
 
 from equipoise.errors import SteeringError
-from equipoise.steering import Additive, Steering
+from equipoise.steering import Additive, Scope, Steering
 
 IDS = torch.tensor([prompts()[1]] * 2)
 
@@ -110,3 +110,34 @@ def test_a_block_compiled_in_its_place_is_not_a_replacement(model):
         model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
         torch.testing.assert_close(logits(model), wanted)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_learned_strength_has_a_gradient_after_a_pass_without_one(model, dtype):
+    learned = nn.Parameter(torch.tensor(0.5, dtype=dtype))
+    with random_steering(model).applied(model, strength=learned):
+        logits(model)
+        model(IDS).logits.square().mean().backward()
+    assert learned.grad is not None
+
+
+@pytest.mark.parametrize("strength", [0.5, [0.5, 1.0]])
+def test_a_strength_set_in_inference_mode_serves_training(model, strength):
+    steering = random_steering(model)
+    with torch.inference_mode():
+        attachment = steering.attach(model, strength)
+        model(IDS)
+    model(IDS).logits.square().mean().backward()
+    attachment.detach()
+    assert all(p.grad is not None for p in steering.parameters())
+
+
+def test_another_scope_gate_or_transform_is_another_steering(model):
+    """An attachment would not see it."""
+    steering = random_steering(model)
+    with pytest.raises(AttributeError):
+        steering.scope = Scope.parse("generated")
+    with pytest.raises(AttributeError):
+        steering.gate = None
+    with pytest.raises(TypeError):
+        steering.transforms["model.norm"] = Additive(torch.ones(24))

@@ -125,3 +125,15 @@ def test_a_pass_that_broke_off_leaves_nothing_behind(model):
         found = logits(model, ids)[0]
     wanted = steered_logits(model, steering, prompts()[1], [1.0] * 9)
     torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_a_mask_of_a_pass_that_broke_off_is_not_the_next_ones(model):
+    ids, mask = torch.tensor([prompts()[1]]), torch.ones(1, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    with random_steering(model, scope="positions:0:3").applied(model), torch.no_grad():
+        wanted = model.model(ids).last_hidden_state
+        handle = model.model.norm.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(ids, attention_mask=mask)
+        handle.remove()
+        assert torch.equal(model.model(ids).last_hidden_state, wanted)

@@ -91,6 +91,17 @@ def test_row_gate_in_generation_is_the_full_recomputation(family, place, scope, 
                 torch.testing.assert_close(logits[i], scores, atol=2e-4, rtol=1e-4)
 
 
+def test_a_gate_that_reads_ahead_lets_the_model_draft_for_itself():
+    model = build("llama")
+    steering, _ = gated(model, "late")
+    ids = torch.tensor([prompts()[1]])
+    with steering.applied(model):
+        wanted = run(model, ids, torch.ones_like(ids))[0]
+        found = run(model, ids, torch.ones_like(ids), assistant_early_exit=1)[0]
+    assert torch.equal(found, wanted)
+    assert model.config.num_hidden_layers == 3
+
+
 @pytest.mark.parametrize("reads", ["last", "mean"])
 @pytest.mark.parametrize("place", GATE_SITES)
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -7,6 +7,7 @@ import torch
 from steering_oracle import greedy, steered_logits
 from steering_runs import MODES, NEW, run
 from steering_zoo import FAMILIES, build, padded, prompts, random_steering
+from transformers import GenerationConfig
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Steering
@@ -172,3 +173,43 @@ def test_images_among_the_prompts(scope):
         with steering.applied(model, strength=strength):
             wanted = along(alone, ones, pixels[i : i + 1])[0]
         torch.testing.assert_close(found[i], wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_settings_that_only_the_models_own_config_has():
+    """A config given to generate leaves open what transformers takes from the model's."""
+    model = build("llama")
+    model.generation_config.pad_token_id = 0
+    steering = random_steering(model, scope="last_prompt+generated")
+    rows = prompts()
+    ids, mask = padded(rows, "left")
+    config = GenerationConfig(
+        max_new_tokens=NEW, do_sample=False, output_scores=True, return_dict_in_generate=True
+    )
+    with steering.applied(model):
+        found = torch.stack(model.generate(ids, generation_config=config).scores, 1)
+        model.generation_config.guidance_scale = 1.7
+        guided = model.generate(ids, attention_mask=mask, generation_config=config).scores
+        config.guidance_scale = 1.7
+        wanted = model.generate(ids, attention_mask=mask, generation_config=config).scores
+    for row, scores in zip(rows, found, strict=True):
+        slowly = greedy(model, steering, row, 1.0, "last_prompt+generated", NEW)[1]
+        torch.testing.assert_close(scores, slowly, atol=2e-4, rtol=1e-4)
+    assert torch.equal(torch.stack(guided), torch.stack(wanted))
+
+
+def test_a_generation_within_another_has_its_own_prompt():
+    model = build("llama")
+    one, other = torch.tensor([prompts()[1]]), torch.tensor([prompts()[0]])
+    found = []
+
+    def first_logits(ids, **settings):
+        return run(model, ids, torch.ones_like(ids), **settings)[1][:, 0]
+
+    def ask_beside(ids, scores):
+        found.append(first_logits(other))
+        return scores
+
+    with random_steering(model, scope="last_prompt").applied(model):
+        wanted, alone = first_logits(other), first_logits(one)
+        assert torch.equal(first_logits(one, logits_processor=[ask_beside]), alone)
+    assert all(torch.equal(logits, wanted) for logits in found)

@@ -140,6 +140,8 @@ def test_packed_sequences_are_refused(scope):
     with Steering(plain.transforms, scope=scope).applied(model, STRENGTH) as attachment:
         with pytest.raises(SteeringError, match="position_ids start anew"):
             model(**call)
+        with pytest.raises(SteeringError, match="cu_seq_lens_q says so"):
+            model(ids, use_cache=False, cu_seq_lens_q=torch.tensor([0, 9, 13]))
         attachment.strength = 0.0
         model(**call)
     row = ids[0, 9:].tolist()

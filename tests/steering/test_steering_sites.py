@@ -17,7 +17,7 @@ from equipoise.models.backbone import (
     residual_sites,
 )
 from equipoise.steering import Affine, Steering
-from equipoise.steering.homes import READERS, bias_home
+from equipoise.steering.homes import READERS, Homes
 
 SIZE = {
     "vocab_size": VOCABULARY,
@@ -138,8 +138,8 @@ def test_a_bias_in_its_home_is_the_bias_at_the_norm(family):
     flags = {k: v for home in READERS[family].values() for k, v in home.flags.items()}
     model = build_model(build_config(**SIZE, **flags)).eval().requires_grad_(False)
     ids = torch.tensor([prompts()[1]])
-    found = [(s, bias_home(model, s)) for s in norm_sites(model)]
-    found = [(site, home) for site, home in found if home is not None]
+    known = Homes(model)
+    found = [(s, home) for s in norm_sites(model) if (home := known.bias(s)) is not None]
     assert len(found) == 2 * homes
     vectors = {site.key: torch.randn(24) for site, _ in found}
     with Steering({k: Affine(b=v) for k, v in vectors.items()}).applied(model):

@@ -89,3 +89,25 @@ def test_a_bias_without_a_home_is_no_failure_but_is_said():
 def test_what_cannot_be_attached_raises():
     with pytest.raises(SteeringError, match="no module"):
         verify(build("llama"), Steering({"model.nothing": Affine(torch.ones(24))}))
+
+
+def test_the_models_own_generation_settings_do_not_matter():
+    model = build("llama")
+    model.generation_config.num_beams = model.generation_config.prompt_lookup_num_tokens = 2
+    assert verify(model, random_steering(model), strength=0.7).ok
+    assert model.generation_config.num_beams == 2
+
+
+def test_dropout_is_off_meanwhile():
+    model = build("gpt2").train()
+    model.transformer.h[0].eval()
+    report = verify(model, random_steering(model), strength=0.7)
+    assert report.ok, report
+    assert model.training
+    assert not model.transformer.h[0].attn.training
+
+
+def test_a_vision_language_model_that_is_given_no_mask():
+    model = build("gemma3-vlm")
+    report = verify(model, random_steering(model, scope="last_prompt+generated"), strength=0.7)
+    assert by_name(report)["cached = uncached"].ok, report

@@ -177,3 +177,10 @@ def test_another_models_steering_is_refused(bundled, steering, tmp_path):
     with pytest.raises(SteeringError, match="this steering was made for"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
     fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out", allow_mismatch=True)
+
+
+def test_a_model_in_training_mode_is_folded_alike(tmp_path):
+    model = build("gpt2", "GPT2LMHeadModel").train()  # its dropout is 0.1
+    report = fold_checkpoint(model, random_steering(model), STRENGTH, tmp_path / "out")
+    assert report.max_logit_difference <= report.tolerance
+    assert model.training

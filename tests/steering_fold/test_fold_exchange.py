@@ -1,6 +1,7 @@
 """Steerings from and for other programs."""
 
 import types
+from math import nan
 
 import numpy as np
 import pytest
@@ -99,6 +100,16 @@ def test_dso_files_that_cannot_be_read(tmp_path, model):
         from_dso(tmp_path / "text.pt", model)
 
 
+@pytest.mark.parametrize(
+    "vector",
+    [torch.ones(64, dtype=torch.complex64), torch.ones(64).to_sparse(), torch.ones(64).to("meta")],
+)
+def test_dso_files_of_other_than_real_numbers(tmp_path, model, vector):
+    torch.save({"model.norm": {"a": vector}}, tmp_path / "x.pt")
+    with pytest.raises(SteeringError, match="want real numbers"):
+        from_dso(tmp_path / "x.pt", model)
+
+
 # ---- GGUF control vectors
 
 
@@ -155,6 +166,9 @@ def test_gguf_refusals(tmp_path, model):
     ]:
         with pytest.raises(SteeringError, match=match):
             to_gguf(Steering(transforms, scope), model, tmp_path / "x.gguf")
+    with pytest.raises(SteeringError, match="strength nan holds values that are not finite"):
+        to_gguf(Steering({"model.layers.1": Additive(v)}), model, tmp_path / "x.gguf", strength=nan)
+    assert not (tmp_path / "x.gguf").exists()
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(SteeringError, match="not a readable GGUF"):
         from_gguf(tmp_path / "text.gguf", model)

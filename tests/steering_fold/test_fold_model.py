@@ -116,6 +116,23 @@ def test_refusals_say_why():
     refuse("another model", lambda m: Steering({"model.norm": Affine(torch.ones(7))}))
 
 
+def test_what_is_compiled_or_parallel_is_the_model_within(tmp_path):
+    model = build("gpt2", "GPT2LMHeadModel").requires_grad_(True)
+    steering = random_steering(model)
+    wanted = fold(model, steering, STRENGTH).state_dict()
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(torch.compile(model))
+        found = fold(wrapped, steering, STRENGTH)
+        with steering.applied(wrapped) as attachment:
+            assert attachment.model is model
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(found) is type(model)
+    assert all(torch.equal(value, wanted[name]) for name, value in found.state_dict().items())
+
+
 def test_an_attached_model_is_refused():
     model = build("llama", "LlamaForCausalLM")
     steering = random_steering(model)
@@ -125,3 +142,10 @@ def test_an_attached_model_is_refused():
 
 def ones():
     return torch.ones(64)
+
+
+def test_a_weight_that_overflows_is_refused():
+    model = build("llama", "LlamaForCausalLM").half()
+    steering = Steering({"model.norm": Affine(torch.full((64,), 6e4))})
+    with pytest.raises(SteeringError, match=r"norm\.weight, folded in torch\.float16, holds"):
+        fold(model, steering, 2.0)

@@ -6,7 +6,8 @@ be in it: where rounding is as large as the effect, a steering that got lost dif
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,18 @@ class FoldAgreement:
     lost: float
     ties: int
     margin: float
+
+
+@contextmanager
+def at_rest(root: nn.Module) -> Iterator[None]:
+    """In eval mode, for no two passes agree under dropout; then as it was."""
+    training = [module for module in root.modules() if module.training]
+    root.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def fold_agreement(

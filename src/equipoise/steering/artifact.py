@@ -196,7 +196,7 @@ def _locate(source: str | PathLike[str], revision: str | None) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SteeringError(f"{path}: not readable JSON: {error}") from error
     found = config.get("format_version") if isinstance(config, dict) else None
     if found is None:

@@ -172,8 +172,11 @@ class Attachment:
 
     def strength_on(self, device: torch.device) -> Tensor:
         """The strength on a device."""
+        if self._strength.requires_grad:
+            return self.strength.to(device)  # anew, for the graph of each pass
         if device not in self._devices:
-            self._devices[device] = self.strength.to(device)
+            with torch.inference_mode(False):
+                self._devices[device] = self.strength.to(device)
         return self._devices[device]
 
     def batch(self, h: Tensor) -> Any:
@@ -220,7 +223,7 @@ class Attachment:
         if forward.past or forward.unmarked:
             check_cache(self, forward)
         elif forward.tokens > 1 and not self.off and self._reads_rows:
-            forward.refuse_packed(given.get("position_ids"))
+            forward.refuse_packed(given)
         if torch.is_grad_enabled():
             self.ran = True
         if self.row_gate is not None:

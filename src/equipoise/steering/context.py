@@ -293,26 +293,28 @@ class Forward:
         now, before = self.prompt_lengths(), self.cached_lengths()
         return before is not None and (now is before or torch.equal(now, before))
 
-    def refuse_packed(self, positions: Any) -> None:
+    def refuse_packed(self, given: Mapping[str, Any]) -> None:
         """See to it that a row is one sequence.
 
         Args:
-            positions: ``position_ids`` as the model got them, [rows or 1, tokens] or of a form
-                that transformers does not pack by.
+            given: The backbone's arguments. Of ``position_ids``, [rows or 1, tokens] or of a form
+                that transformers does not pack by, and ``cu_seq_lens_q``, [sequences + 1], each
+                may tell.
 
         Raises:
-            SteeringError: They start anew within a row.
+            SteeringError: Positions start anew within a row, or there are more sequences.
         """
-        if not isinstance(positions, Tensor) or positions.ndim != 2:
-            return
-        _, real = self.layout()
-        if positions.shape[1] != real.shape[1]:
-            return
-        both = real[:, 1:] & real[:, :-1]  # padding may have any position
-        if bool((both & (positions.diff(dim=1) < 1)).any()):
+        ends, positions = given.get("cu_seq_lens_q"), given.get("position_ids")
+        packed = isinstance(ends, Tensor) and len(ends) > self.rows + 1
+        if not packed and isinstance(positions, Tensor) and positions.ndim == 2:
+            _, real = self.layout()
+            if positions.shape[1] == real.shape[1]:
+                both = real[:, 1:] & real[:, :-1]  # padding may have any position
+                packed = bool((both & (positions.diff(dim=1) < 1)).any())
+        if packed:
             raise SteeringError(
-                "position_ids start anew within a row: a token scope or a gate takes a row for one "
-                "sequence, so give packed sequences a row each"
+                "a row holds several sequences (position_ids start anew, or cu_seq_lens_q says so),"
+                " which a token scope or a gate takes for one: give each a row"
             )
 
     def lengths_to_keep(self) -> Tensor | None:

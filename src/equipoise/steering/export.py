@@ -15,8 +15,7 @@ from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.files import write_atomically
 from equipoise.models.backbone import residual_sites, text_config
 from equipoise.models.model import Model
-from equipoise.steering.affine_form import affine_form
-from equipoise.steering.transforms import Additive, Transform
+from equipoise.steering.transforms import Additive, Transform, check_finite
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
@@ -63,6 +62,7 @@ def to_gguf(
         if layer == 0:
             raise SteeringError(f"{key}: llama.cpp has no control vector for the first block")
         directions[layer] = strength * transform.v.detach().float().cpu()
+        check_finite(directions[layer], f"{key} at strength {strength}")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "vector.gguf"
         writer = gguf.GGUFWriter(file, "controlvector")
@@ -142,7 +142,7 @@ class _Graph:
     def steer(self, key: str, transform: Transform) -> None:
         shape: list[str | int] = ["rows", "tokens", transform.width]
         h = self.take(f"h:{key}", shape)
-        slope, shift = affine_form(transform)
+        slope, shift = transform.form()
         change = None
         if slope is not None:
             change = self.apply("Mul", h, self.constant(f"{key}:a", slope), f"{key}:slope")

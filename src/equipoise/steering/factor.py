@@ -14,6 +14,8 @@ from equipoise.steering.recomputation import check_recomputation
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
 
+_ONE_FOR_ALL = "only one strength for all, without scope or gate, fits there"
+
 
 def factor(attachment: Attachment, h: Tensor, key: str) -> Tensor:
     """What an attachment multiplies a transform by, in a shape that broadcasts against ``h``.
@@ -36,6 +38,10 @@ def factor(attachment: Attachment, h: Tensor, key: str) -> Tensor:
         forward = None
     if attachment.static and strength.ndim == 0:
         return strength
+    if attachment.runtime.tokens_first:
+        raise SteeringError(
+            f"{key}: activations of this model are [tokens, rows, d]; {_ONE_FOR_ALL}"
+        )
     if forward is None:
         if attachment.static and strength.shape[0] == h.shape[0] and h.ndim > 2:
             return strength.reshape(-1, *[1] * (h.ndim - 1))
@@ -105,5 +111,5 @@ def _shaped(factor: Tensor, h: Tensor, forward: Forward, key: str) -> Tensor:
         return factor.expand(forward.rows, forward.tokens, 1).reshape(-1, 1)
     raise SteeringError(
         f"{key}: activation of shape {tuple(h.shape)} in a pass of {forward.rows} rows x "
-        f"{forward.tokens} tokens; only one strength for all, without scope or gate, fits there"
+        f"{forward.tokens} tokens; {_ONE_FOR_ALL}"
     )

@@ -118,9 +118,10 @@ def fold_checkpoint(
         _write(folded, model, folder, max_shard_size)
         prompts = _prompts(model)
         reloaded = _reload(folded, folder)
-        found = agreement.fold_agreement(
-            root, reloaded, steering, strength, lambda model: _logits(model, prompts)
-        )
+        with agreement.at_rest(root):
+            found = agreement.fold_agreement(
+                root, reloaded, steering, strength, lambda model: _logits(model, prompts)
+            )
         tolerance = found.tolerance * found.largest
         report = FoldReport(
             folder=str(target),

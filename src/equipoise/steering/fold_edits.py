@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
+from equipoise.steering.transforms import check_finite
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Edit:
             scale_norm(module, self.gain, self.shift, self.offset)
         else:
             _add_to_bias(module, self.shift, self.path)
+        for name, parameter in module.named_parameters(recurse=False):
+            check_finite(parameter, f"{self.path}.{name}, folded in {parameter.dtype},")
 
 
 def merged(edits: Iterable[Edit]) -> list[Edit]:

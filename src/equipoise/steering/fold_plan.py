@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import Site, in_features, norm_sites, norm_width
 from equipoise.steering.address import Address
-from equipoise.steering.affine_form import affine_form
 from equipoise.steering.fold_edits import Edit, merged
 from equipoise.steering.homes import Homes, scale_offset
 from equipoise.steering.transforms import Transform
@@ -217,7 +216,7 @@ def _change(model: nn.Module, key: str, transform: Transform, strength: float) -
     one, zero = _neutral(transform.width)
     slope, shift = (
         zero if vector is None else strength * vector.detach().to("cpu", torch.float64)
-        for vector in affine_form(transform)
+        for vector in transform.form()
     )
     return _Change(key, address, address.find(model), one + slope, shift)
 

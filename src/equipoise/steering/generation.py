@@ -21,23 +21,28 @@ _FIRST_PASS: Mapping[str, Any] = {
     "use_cache": False,
     "cache_implementation": None,
     "prefill_chunk_size": None,
+    "custom_generate": None,
     "assistant_model": None,
+    "assistant_early_exit": None,
     "prompt_lookup_num_tokens": None,
     "streamer": None,
 }
 
 
 class Settings:
-    """Generation settings: keyword arguments first, then the generation config."""
+    """Generation settings: keyword arguments, then the generation config, then the model's own."""
 
     def __init__(self, root: nn.Module, kwargs: Mapping[str, Any]) -> None:
         self._kwargs = kwargs
-        self._config = kwargs.get("generation_config") or getattr(root, "generation_config", None)
+        self._configs = kwargs.get("generation_config"), getattr(root, "generation_config", None)
 
     def get(self, name: str, default: Any) -> Any:
         """A setting, or the default where it is not set."""
-        value = self._kwargs.get(name, getattr(self._config, name, None))
-        return default if value is None else value
+        if name in self._kwargs:
+            found = [self._kwargs[name]]
+        else:
+            found = [getattr(config, name, None) for config in self._configs]
+        return next((value for value in found if value is not None), default)
 
     @property
     def goes_on(self) -> bool:
@@ -53,12 +58,13 @@ class SteeredGenerate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """``generate``, with its prompt remembered for the time of the call."""
-        if self.runtime.generation is not None or self.runtime.muted:
+        settings = Settings(self.root, kwargs)
+        drafting = self.runtime.generation is not None and settings.get("is_assistant", False)
+        if drafting or self.runtime.muted:
             return self._run(args, kwargs)  # the model drafts for itself, within generate
         inputs = args[0] if args else None
         for name in ("inputs", "input_ids", "inputs_embeds"):
             inputs = kwargs.get(name) if inputs is None else inputs
-        settings = Settings(self.root, kwargs)
         draft = _drafted(kwargs, settings)
         generation = draft or _started(inputs, kwargs, settings)
         alone = {name: value for name, value in kwargs.items() if name not in CACHES}

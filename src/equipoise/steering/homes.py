@@ -165,11 +165,6 @@ class Homes:
         return replace(home, linears=linears)
 
 
-def bias_home(model: Model | nn.Module, site: Site) -> Home | None:
-    """Where the bias of a norm site can live, or None where it has no home."""
-    return Homes(model).bias(site)
-
-
 def scale_offset(norm: nn.Module) -> float | None:
     """How a norm stores its scale, found by trying: scale it and see what it returns.
 

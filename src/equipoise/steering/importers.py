@@ -221,6 +221,8 @@ def _flat(value: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Tenso
 
 
 def _vector(value: Tensor | np.ndarray, name: str, source: str | Path) -> Tensor:
+    if isinstance(value, Tensor) and not _plain(value):
+        raise SteeringError(f"{source}: {name} is {value.dtype}, {value.layout}; want real numbers")
     # A copy: the arrays of a mapped file are read-only, which torch does not know.
     vector = torch.tensor(value) if not isinstance(value, Tensor) else value.detach().clone()
     vector = vector.float().squeeze()
@@ -228,6 +230,11 @@ def _vector(value: Tensor | np.ndarray, name: str, source: str | Path) -> Tensor
         raise SteeringError(f"{source}: {name} has shape {tuple(value.shape)}; want a vector")
     check_finite(vector, f"{source}: {name}")
     return vector
+
+
+def _plain(value: Tensor) -> bool:
+    told = value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+    return told and not value.is_complex()
 
 
 def _only(

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone
 from equipoise.models.fingerprint import explain, fingerprint
+from equipoise.models.model import Model, unwrap
 from equipoise.steering.address import Address
 from equipoise.steering.compiled import check_not_compiled
+from equipoise.steering.paged import check_no_manager
 from equipoise.steering.runtime import Runtime
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
+
+
+def bare(model: Model | nn.Module) -> nn.Module:
+    """The model itself, without what torch.compile and DistributedDataParallel put around it."""
+    root: Any = unwrap(model)
+    while True:
+        if isinstance(root, nn.parallel.DistributedDataParallel):
+            root = root.module
+        elif hasattr(root, "_orig_mod"):
+            root = root._orig_mod
+        else:
+            return root
 
 
 def check_attachable(
@@ -45,6 +59,7 @@ def check_attachable(
         sites[key] = module
     if any(p.is_meta and not _offloaded(m) for m in sites.values() for p in m.parameters()):
         raise SteeringError("the model is on the meta device: load its weights first")
+    check_no_manager(root)
     check_not_compiled(root, {Address.parse(key).path: site for key, site in sites.items()})
     runtime = Runtime.of(root)
     if runtime and any(a.steering.uid == steering.uid for a in runtime.attachments):

@@ -24,12 +24,15 @@ from equipoise.steering.context import (
     tokens_in,
 )
 from equipoise.steering.generation import SteeredGenerate
+from equipoise.steering.paged import check_paged, drop_manager
 from equipoise.steering.recomputation import Watch
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
 
 _SLOT = "_equipoise_runtime"
+# Where a batch has as many rows as tokens, shapes do not tell.
+_TOKENS_FIRST = ("xlnet",)
 
 
 class _PerThread(threading.local):
@@ -38,6 +41,7 @@ class _PerThread(threading.local):
     forward: Forward | None = None
     generation: Generation | None = None
     root_mask: Tensor | None = None
+    unpadded: bool = False
     in_root: bool = False
 
 
@@ -47,12 +51,15 @@ class Runtime:
     Attributes:
         attachments: In the order in which they were attached, which is the order they act in.
         prompt_lengths: int64 [rows] set by the caller, or None.
+        tokens_first: Whether activations are [tokens, rows, d].
     """
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
         self.attachments: list[Attachment] = []
         self.prompt_lengths: Tensor | None = None
+        config = getattr(backbone, "config", None)
+        self.tokens_first = getattr(config, "model_type", "") in _TOKENS_FIRST
         self._thread = threading.get_ident()
         self._local = _PerThread()
         self._muted: list[int] = []  # threads that read the unsteered model just now
@@ -80,7 +87,9 @@ class Runtime:
                 "another thread is steering this model; share its attachment, or copy the model"
             )
         if all(other.static for other in self.attachments) and not attachment.static:
-            self._handles.append(root.register_forward_hook(_RootAfter(self)))
+            # Also after an exception, or the next pass of the backbone would take over its mask.
+            after = root.register_forward_hook(_RootAfter(self), always_call=True)
+            self._handles.append(after)
         self.attachments.append(attachment)
         if root not in self._proxied:
             self._handles.append(root.register_forward_pre_hook(_Root(self), with_kwargs=True))
@@ -96,6 +105,7 @@ class Runtime:
         for handle in self._handles:
             handle.remove()
         for root in self._proxied:
+            drop_manager(root)
             if isinstance(vars(root).get("generate"), SteeredGenerate):
                 del root.generate
         delattr(self.backbone, _SLOT)
@@ -125,9 +135,16 @@ class Runtime:
         """A forward pass of the backbone starts."""
         if self.muted:
             return
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise SteeringError(
+                "a CUDA graph would keep the strength it was captured at: capture none while a "
+                "steering is attached (ContinuousBatchingConfig(use_cuda_graph=False)), or fold it"
+            )
         for attachment in self.attachments:
             attachment.open_pass()
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if can_be_marked(given.get("cache")):
+            check_paged(given["cache"], self.attachments)
         tokens = given.get("input_ids")
         if tokens is None:
             tokens = given.get("inputs_embeds")
@@ -150,7 +167,7 @@ class Runtime:
             device=tokens.device,
             past=past or 0,
             attention=flat,
-            masked=mask is not None and flat is None,
+            masked=mask is not None and flat is None and not self._local.unpadded,
             uncounted=past is None or (cache is None and flat is None and lost),
             unmarked=past is None and can_be_marked(cache),
             generation=generation,
@@ -180,7 +197,7 @@ class Runtime:
         forward = self.forward
         if forward is None or self.muted:
             return
-        self._local.root_mask = None
+        self._local.root_mask, self._local.unpadded = None, False
         forward.over = not self._local.in_root
         for attachment in self.attachments:
             attachment.close_pass()
@@ -217,12 +234,12 @@ class Runtime:
 
     def open_root(self, mask: Any) -> None:
         """A pass of the whole model starts; a VLM's backbone may not see its 2-D attention mask."""
-        self._local.in_root = True
+        self._local.in_root, self._local.unpadded = True, mask is None
         self._local.root_mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
     def close_root(self) -> None:
         """It is over: compiled code, which opens no pass, must not go by this one."""
-        self._local.in_root = False
+        self._local.in_root, self._local.unpadded, self._local.root_mask = False, False, None
         if self.forward is not None:
             self.forward.over = True
 

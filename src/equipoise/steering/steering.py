@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from equipoise.steering.attachment import Attachment
 from equipoise.steering.gates import Gate
 from equipoise.steering.homes import Homes
 from equipoise.steering.info import Parameters, SteeringInfo
-from equipoise.steering.preflight import check_attachable, precedes
+from equipoise.steering.preflight import bare, check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
 from equipoise.steering.transforms import Affine, Transform
@@ -58,9 +59,8 @@ class Steering:
             raise SteeringError("a steering needs at least one transform")
         for key in transforms:
             Address.parse(key)
-        self.transforms = dict(transforms)
-        self.scope = Scope.parse(scope)
-        self.gate = gate
+        self._transforms = dict(transforms)
+        self._scope, self._gate = Scope.parse(scope), gate
         self.info = info or SteeringInfo()
         self._watch_parameters()
 
@@ -107,6 +107,23 @@ class Steering:
                 "fit slopes, or give up folding (foldable=False)"
             )
         return cls(transforms, info=SteeringInfo(parameters=parameters))
+
+    # ---- what it is made of: fixed, for an attachment would not see another
+
+    @property
+    def transforms(self) -> Mapping[str, Transform]:
+        """Transforms by site key; their parameters may change, they themselves are fixed."""
+        return MappingProxyType(self._transforms)
+
+    @property
+    def scope(self) -> Scope:
+        """The tokens that are steered."""
+        return self._scope
+
+    @property
+    def gate(self) -> Gate | None:
+        """Decides per row or token; None: always."""
+        return self._gate
 
     # ---- parameters
 
@@ -202,10 +219,7 @@ class Steering:
         Raises:
             SteeringError: It would not take effect here, fully, as made.
         """
-        root = unwrap(model)
-        root = getattr(root, "_orig_mod", root)
-        if isinstance(root, nn.parallel.DistributedDataParallel):
-            root = root.module
+        root = bare(model)
         sites = check_attachable(self, root, allow_mismatch=allow_mismatch)
         return Attachment(
             self, root, language_backbone(root)[1], sites, strength, precedes(self, root)

@@ -28,7 +28,9 @@ def as_strength(value: Strength) -> Tensor:
             f"strength must be a number, or one number per row; got shape {tuple(tensor.shape)}"
         )
     if not tensor.requires_grad:
-        tensor = tensor.to(torch.float32, copy=True)
+        # Set in inference mode, it must serve a pass with autograd too.
+        with torch.inference_mode(False):
+            tensor = tensor.to(torch.float32, copy=True)
     seen = tensor.detach()
     if not bool(seen.isfinite().all()):
         raise SteeringError(f"strength must be finite; got {seen.tolist()}")

@@ -23,7 +23,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Transform(nn.Module):
-    """Base of all transforms.
+    """Base of all transforms: ĥ = h + ω (a ⊙ h + b), which also can be folded and exported.
 
     Attributes:
         kind: Its name in an artifact.
@@ -33,6 +33,10 @@ class Transform(nn.Module):
     kind: ClassVar[str]
     width: int
 
+    def form(self) -> tuple[Tensor | None, Tensor | None]:
+        """The slope a and shift b [d]; None where there is none, never both."""
+        raise NotImplementedError
+
     def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
         """Coefficients at a strength, in the dtype and on the device of ``like``.
 
@@ -41,11 +45,24 @@ class Transform(nn.Module):
                 last dimension of 1.
             like: An activation.
         """
-        raise NotImplementedError
+        slope, bias = self.form()
+        gain = None if slope is None else _scaled(strength, slope, like)
+        shift = None if bias is None else _scaled(strength, bias, like)
+        if gain is not None and shift is not None and like.dtype not in _HALF:
+            return 1 + gain, shift
+        return gain, shift
 
     def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
         """The steered activation; same shape and dtype as ``h`` [..., d]."""
-        raise NotImplementedError
+        gain, shift = coefficients
+        if gain is None:
+            return h if shift is None else h + shift
+        if shift is None:
+            return torch.addcmul(h, h, gain)
+        if h.dtype not in _HALF:
+            return torch.addcmul(shift, h, gain)
+        # The sum below is ours alone, so the shift needs no third activation.
+        return torch.addcmul(h, h, gain).add_(shift)
 
     def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
         """``forward`` for a strength of every token; allocates one activation.
@@ -54,7 +71,14 @@ class Transform(nn.Module):
             h: The activation [..., d]; without autograd.
             strength: ω, in the dtype and on the device of ``h``, [..., 1].
         """
-        raise NotImplementedError
+        slope, bias = self.form()
+        if slope is None:
+            return h if bias is None else torch.addcmul(h, strength, bias.to(h))
+        # The strength goes first: where it is 0, nothing can overflow.
+        out = (h * strength).mul_(slope.to(h))
+        if bias is not None:
+            out.addcmul_(strength, bias.to(h))
+        return out.add_(h)
 
     def forward(self, h: Tensor, strength: Tensor) -> Tensor:
         """``steer`` with freshly prepared coefficients."""
@@ -62,7 +86,7 @@ class Transform(nn.Module):
 
 
 def _vector(value: Tensor, name: str) -> nn.Parameter:
-    if value.ndim != 1 or not value.is_floating_point():
+    if value.ndim != 1 or value.dtype not in (*_HALF, torch.float32, torch.float64):
         raise SteeringError(
             f"{name} must be a floating-point vector; got {tuple(value.shape)}, {value.dtype}"
         )
@@ -90,26 +114,6 @@ def _scaled(strength: Tensor, vector: Tensor, like: Tensor) -> Tensor:
     return (strength.to(vector.device) * _wide(vector)).to(device=like.device, dtype=like.dtype)
 
 
-def _affine(h: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tensor:
-    if gain is None:
-        return h if shift is None else h + shift
-    out = torch.addcmul(h, h, gain)
-    # The sum above is ours alone, so the shift needs no third activation.
-    return out if shift is None else out.add_(shift)
-
-
-def _affine_tokens(
-    h: Tensor, strength: Tensor, slope: Tensor | None, bias: Tensor | None = None
-) -> Tensor:
-    if slope is None:
-        return h if bias is None else torch.addcmul(h, strength, bias.to(h))
-    # The strength goes first: where it is 0, nothing can overflow.
-    out = (h * strength).mul_(slope.to(h))
-    if bias is not None:
-        out.addcmul_(strength, bias.to(h))
-    return out.add_(h)
-
-
 class Affine(Transform):
     """ĥ = h + ω (a ⊙ h + b), the steering map of DSO (arXiv 2512.15926).
 
@@ -132,23 +136,8 @@ class Affine(Transform):
         self.width = len(given[0])
 
     @override
-    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
-        gain = None if self.a is None else _scaled(strength, self.a, like)
-        shift = None if self.b is None else _scaled(strength, self.b, like)
-        if gain is not None and shift is not None and like.dtype not in _HALF:
-            return 1 + gain, shift
-        return gain, shift
-
-    @override
-    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
-        gain, shift = coefficients
-        if gain is not None and shift is not None and h.dtype not in _HALF:
-            return torch.addcmul(shift, h, gain)
-        return _affine(h, gain, shift)
-
-    @override
-    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
-        return _affine_tokens(h, strength, self.a, self.b)
+    def form(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.a, self.b
 
 
 class Additive(Transform):
@@ -166,16 +155,8 @@ class Additive(Transform):
         self.width = len(v)
 
     @override
-    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
-        return (_scaled(strength, self.v, like),)
-
-    @override
-    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
-        return _affine(h, None, *coefficients)
-
-    @override
-    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
-        return _affine_tokens(h, strength, None, self.v)
+    def form(self) -> tuple[Tensor | None, Tensor | None]:
+        return None, self.v
 
 
 class Scale(Transform):
@@ -192,22 +173,9 @@ class Scale(Transform):
         self.s = _vector(s, "s")
         self.width = len(s)
 
-    @property
-    def slope(self) -> Tensor:
-        """The a of h + ω a ⊙ h: s − 1, float32 at least [d]."""
-        return _wide(self.s) - 1
-
     @override
-    def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:
-        return (_scaled(strength, self.slope, like),)
-
-    @override
-    def steer(self, h: Tensor, coefficients: Coefficients) -> Tensor:
-        return _affine(h, *coefficients)
-
-    @override
-    def steer_tokens(self, h: Tensor, strength: Tensor) -> Tensor:
-        return _affine_tokens(h, strength, self.slope)
+    def form(self) -> tuple[Tensor | None, Tensor | None]:
+        return _wide(self.s) - 1, None
 
 
 class Replace(Transform):
@@ -223,6 +191,10 @@ class Replace(Transform):
         super().__init__()
         self.v = _vector(v, "v")
         self.width = len(v)
+
+    @override
+    def form(self) -> tuple[Tensor | None, Tensor | None]:
+        return -torch.ones_like(self.v), self.v
 
     @override
     def prepare(self, strength: Tensor, like: Tensor) -> Coefficients:

@@ -78,7 +78,8 @@ def verify(
 ) -> VerifyReport:
     """Check a steering on a model: applied at every site, and the same on every path.
 
-    The gate, if there is one, is held open, and a mask scope covers every other token.
+    The gate, if there is one, is held open, and a mask scope covers every other token. The model is
+    in eval mode meanwhile, and generates greedily whatever its own settings say.
 
     Args:
         model: The base model, with nothing attached.
@@ -99,8 +100,8 @@ def verify(
     # Checked once with its gate and fingerprint, then held open.
     steering.attach(root, omega, allow_mismatch=allow_mismatch).detach()
     ids = random_prompts(root, _ROWS, _TOKENS) if input_ids is None else input_ids
-    bench = Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
-    with torch.no_grad():
+    with torch.no_grad(), agreement.at_rest(root):
+        bench = Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
         checks = (
             bench.every_site(),
             bench.acts(),
@@ -128,17 +129,17 @@ class Bench:
         tolerance: Of a difference, as a share of ``scale``.
     """
 
+    @torch.no_grad()
     def __init__(self, root: nn.Module, steering: Steering, strength: float, ids: Tensor) -> None:
         self.root, self.steering, self.strength, self.ids = root, steering, strength, ids
-        with torch.no_grad():
-            self.base = self.logits(ids)
-            self.scale = agreement.scale(self.base)
-            with self.steered(strength):
-                steered = self.logits(ids)
-                self.effect = steered.float() - self.base.float()
-                self.tolerance = agreement.tolerance(
-                    root, steering, steered, lambda: self.logits(ids), self.scale
-                )
+        self.base = self.logits(ids)
+        self.scale = agreement.scale(self.base)
+        with self.steered(strength):
+            steered = self.logits(ids)
+            self.effect = steered.float() - self.base.float()
+            self.tolerance = agreement.tolerance(
+                root, steering, steered, lambda: self.logits(ids), self.scale
+            )
 
     def logits(self, ids: Tensor) -> Tensor:
         """Of a pass without a cache."""
@@ -245,9 +246,9 @@ class Bench:
 
     def _along(self, strength: float) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [new tokens, rows, vocabulary]: cached, uncached, uncached without steering."""
-        length = self.ids.shape[1]
-        with self.steering.applied(self.root, strength) as attachment:
-            out = cast("Any", self.root).generate(
+        length, root = self.ids.shape[1], cast("Any", self.root)
+        with self.steering.applied(root, strength) as attachment, _plainly(root):
+            out = root.generate(
                 self.ids,
                 attention_mask=torch.ones_like(self.ids),
                 max_new_tokens=_NEW,
@@ -297,6 +298,21 @@ def _judged(
         note = "; ".join(filter(None, (agreement.blame(lost, effect, tolerance), note)))
     # Written so that NaN fails.
     return Check(name, off <= tolerance and lost <= agreement.LOST, off, tolerance, note)
+
+
+@contextmanager
+def _plainly(root: Any) -> Iterator[None]:
+    """Without the model's own generation settings (beams, drafting, guidance), but its cache."""
+    from transformers import GenerationConfig
+
+    own = root.generation_config
+    root.generation_config = GenerationConfig(
+        pad_token_id=own.pad_token_id, cache_implementation=own.cache_implementation
+    )
+    try:
+        yield
+    finally:
+        root.generation_config = own
 
 
 @contextmanager

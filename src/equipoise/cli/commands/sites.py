@@ -15,14 +15,18 @@ from equipoise.cli.terminal import Terminal
 if TYPE_CHECKING:
     from equipoise.models import Model
     from equipoise.models.backbone import Site
+    from equipoise.steering.homes import Homes
 
 
 def sites(
     terminal: Terminal, model: ModelOptions, site: SiteOptions, common: CommonOptions
 ) -> None:
     """What can be steered in a model."""
+    from equipoise.steering.homes import Homes
+
     loaded = inputs.load_model(model, terminal)
-    found = [_row(loaded, one) for one in _sites(loaded, site.role)]
+    homes = Homes(loaded)
+    found = [_row(homes, one) for one in _sites(loaded, site.role)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("site", "role", "layer", "width", "heads", "bias folds into"):
         table.add_column(name, justify="right" if name in ("layer", "width", "heads") else "left")
@@ -53,13 +57,11 @@ def _sites(model: Model, role: str) -> list[Site]:
     return found
 
 
-def _row(model: Model, site: Site) -> dict[str, Any]:
+def _row(homes: Homes, site: Site) -> dict[str, Any]:
     """A site, and for a norm the modules its bias folds into (none: nowhere)."""
-    from equipoise.steering.homes import bias_home
-
     row: dict[str, Any] = {"key": site.key, **asdict(site)}
     if site.role == "norm":
-        home = bias_home(model, site)
+        home = homes.bias(site)
         row["bias_into"] = [] if home is None else list(home.linears) or [site.path]
     elif site.role == "final_norm":
         row["bias_into"] = []
