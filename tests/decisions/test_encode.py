@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -238,3 +239,34 @@ def test_how_far_positions_reach(tiny: Model, bundled: Model) -> None:
         rotary = {"rope_theta": 1e4, **scaling}
         config = LlamaConfig(rope_parameters=rotary, **llama, **SIZES, **size)
         assert of(LlamaForCausalLM, config) == wanted
+
+
+# ---- special tokens after a text
+
+
+def test_nothing_that_a_tokenizer_puts_after_a_text_is_read(tiny: Model) -> None:
+    """Some end every text with an end of text; behind it no option is a continuation."""
+    items = [
+        ITEM,
+        Item(id="2", prompt="The nurse said that", options=("he", "she")),
+        Item(id="3", prompt="Answer:\n", options=("A", "the doctor")),
+    ]
+    alone = decide(tiny, items)[0].scores
+    text = score_texts(tiny, ["The nurse left."]).log_probability
+    written = write_at(tiny, ["The nurse"], temperature=0, max_new_tokens=3)
+    plain = tiny.tokenizer.encode("The nurse")
+    ends = tiny.tokenizer.eos_token
+    tiny.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {ends}", special_tokens=[(ends, tiny.tokenizer.eos_token_id)]
+    )
+    assert tiny.tokenizer.encode("The nurse") == [*plain, tiny.tokenizer.eos_token_id]
+    assert decide(tiny, items)[0].scores == pytest.approx(alone, abs=1e-6)
+    assert score_texts(tiny, ["The nurse left."]).log_probability == pytest.approx(text, abs=1e-6)
+    assert write_at(tiny, ["The nurse"], temperature=0, max_new_tokens=3) == written
+
+
+def test_a_chat_template_that_cannot_be_used_is_said(tiny: Model) -> None:
+    tiny.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}"
+    tiny.chat = True
+    with pytest.raises(EquipoiseError, match=f"chat template of {tiny.name} cannot be used"):
+        prompt_text(tiny, "Who?")

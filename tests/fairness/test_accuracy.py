@@ -10,6 +10,7 @@ from fairness_tables import decide, quiz
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equipoise.decisions.decision import Decisions
 from equipoise.errors import EquipoiseError
 from equipoise.fairness import accuracy, drop_bound, perplexity, unambiguous_accuracy
 from equipoise.fairness.interval import (
@@ -165,3 +166,15 @@ def test_perplexity_refuses_what_is_not_a_number() -> None:
     ):
         with pytest.raises(EquipoiseError, match=message):
             perplexity(np.array([loss, 1.0]), np.array([2, 2]))
+
+
+def test_the_certificate_is_of_sampled_answers() -> None:
+    """It bounds the chance of a right answer, however all greedy ones turn over."""
+    items = tuple(Item(id=str(i), prompt="p", options=("a", "b"), answer=0) for i in range(20))
+    before, after = np.array([0.501, 0.499]), np.array([0.499, 0.501])
+    kl = float((after * np.log(after / before)).sum())
+    base = Decisions(items, np.log(np.tile(before, (20, 1))))
+    now = Decisions(items, np.log(np.tile(after, (20, 1))), kl=np.full(20, kl), strength=1.0)
+    found = accuracy(now, base)
+    assert found["drop"]["estimate"] == 1.0
+    assert before[0] - after[0] <= found["certificate"] < 0.003

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from equipoise.errors import EquipoiseError
 from equipoise.models import builtin_models, load
@@ -42,6 +43,7 @@ def test_half_precision_is_widened_on_a_cpu_unless_asked_for(folder):
     [
         ("builtin:coref-2n", {}, r"did you mean 'coref-2m'\?"),
         ("./nowhere", {}, "no such folder"),
+        ("", {}, "MODEL is empty"),
         ("builtin:", {"dtype": "float17"}, "unknown dtype 'float17'"),
     ],
 )
@@ -98,3 +100,21 @@ def test_a_cached_model_loads_at_once_where_the_hub_does_not_answer(tmp_path):
 def test_a_model_that_is_no_name_is_said(name):
     with pytest.raises(EquipoiseError, match="a model is a hub id, a folder or builtin:NAME"):
         load(name)
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_a_checkpoint_that_lacks_weights_is_refused(folder, fault):
+    file, key = folder / "model.safetensors", "model.layers.1.input_layernorm.weight"
+    tensors = load_file(file)
+    weight = tensors.pop(key)
+    if fault == "cut":
+        tensors[key] = weight[:100].clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(EquipoiseError, match=r"lacks 1, .*such as model\.layers\.1\.input_lay"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("device", ["foo", "xpu:7"])
+def test_a_device_that_is_not_there_is_the_device_s_fault(device):
+    with pytest.raises(EquipoiseError, match=f"^no device '{device}' here"):
+        load(device=device)

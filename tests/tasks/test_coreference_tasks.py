@@ -365,6 +365,7 @@ def test_items_carry_what_a_file_can_hold(tmp_path):
     assert read_jsonl(tmp_path / "pronouns.jsonl").items == task.items
     assert read_jsonl(tmp_path / "pronouns.jsonl").digest == task.digest
     assert task.digest != task.with_items([replace(task.items[0], prompt="?")]).digest
+    assert task.digest != replace(task, target={"pro": 0.6, "anti": 0.4}).digest
 
 
 def test_pronouns_with_known_nouns():

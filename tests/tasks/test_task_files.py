@@ -141,6 +141,13 @@ def test_a_damaged_file_is_named(tmp_path, content, line):
     fails(path, line=line)
 
 
+def test_a_field_given_twice_is_named(tmp_path):
+    """JSON takes the last one: sides said twice would turn a stereotype round."""
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(ROW)[:-1] + ', "sides": ["anti", "pro", "abstain"]}\n')
+    assert fails(path, line=1).endswith("field 'sides' is given twice")
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     assert "cannot be read" in fails(tmp_path / "none.jsonl")
     assert "cannot be read" in fails(tmp_path)

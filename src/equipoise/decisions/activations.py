@@ -19,7 +19,7 @@ from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_items, encode_text
 from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
-from equipoise.decisions.score import score
+from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.models import Model
 from equipoise.steering.address import Address, activation
@@ -118,6 +118,7 @@ def decide_and_read(
     items: Sequence[Item],
     sites: Sequence[str],
     *,
+    normalise: Normalise = "sum",
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Decisions, Tensor]:
@@ -127,6 +128,7 @@ def decide_and_read(
         model: The model, with nothing attached.
         items: n items; may be empty.
         sites: Keys of S sites of one width d.
+        normalise: An option's score is the sum or the mean of its tokens' log-probabilities.
         batch_tokens: Tokens per forward pass.
         progress: Called with the number of items just done.
 
@@ -140,7 +142,7 @@ def decide_and_read(
         for index, cached in _continued(model, rows, spans, batch_tokens):
             batch = [rows[i] for i in index]
             recorder.expect(index, batch, [spans[i] for i in index], cached)
-            options = score(model.hf, batch, cached=cached).options
+            options = score(model.hf, batch, cached=cached).scored(normalise)
             scores[index, : options.shape[1]] = options.double().cpu().numpy()
             recorder.check()
             if progress is not None:
@@ -176,7 +178,7 @@ def _continued(
     starts = [start for start, _ in spans]
     shared = shared_lengths(rows, starts) if may_share(model.hf, None) else [0] * len(rows)
     prefixes = Prefixes(model.hf, None, [0.0])
-    for index in batches(rows, batch_tokens, shared=shared):
+    for index in batches(model.hf, rows, batch_tokens, shared=shared):
         yield index, prefixes.read([rows[i].prefix[: shared[i]] for i in index])
 
 

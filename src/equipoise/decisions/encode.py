@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
 from equipoise.tasks.item import Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENISED = 256
 """Items tokenised in one call: enough for the tokenizer's own threads."""
@@ -66,10 +70,37 @@ def prompt_text(model: Model, prompt: str) -> str:
     """The text the model reads before an option: with the chat template of a chat model."""
     if not model.chat:
         return prompt
+    from jinja2 import TemplateError
+
     message = [{"role": "user", "content": prompt}]
-    return str(
-        model.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    )
+    how: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+    try:
+        return str(model.tokenizer.apply_chat_template(message, **how))
+    except TemplateError as error:
+        raise EquipoiseError(
+            f"the chat template of {model.name} cannot be used: {error}; --no-chat goes without it"
+        ) from error
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
+) -> list[list[int]]:
+    """Texts as a model reads them that is to go on: nothing follows their last word.
+
+    If ``special``, with the tokens that the tokenizer puts before a text; never with those that
+    some put after it: beyond an end of text there is nothing to decide.
+    """
+    found = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+    after = _special_tokens_after(tokenizer) if special else 0
+    return [list(ids[: len(ids) - after]) for ids in found]
+
+
+def _special_tokens_after(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many special tokens a tokenizer puts after a text."""
+    bare, whole = (list(tokenizer.encode("a", add_special_tokens=how)) for how in (False, True))
+    extra = len(whole) - len(bare)
+    before = next((k for k in range(extra + 1) if whole[k : k + len(bare)] == bare), extra)
+    return extra - before
 
 
 def encode_item(model: Model, item: Item) -> Encoded:
@@ -94,11 +125,8 @@ def encode_items(model: Model, items: Sequence[Item]) -> list[Encoded]:
     for start in range(0, len(items), TOKENISED):
         some = items[start : start + TOKENISED]
         texts = [_texts(model, item) for item in some]
-        found = iter(
-            model.tokenizer(list(chain.from_iterable(texts)), add_special_tokens=special)[
-                "input_ids"
-            ]
-        )
+        whole = list(chain.from_iterable(texts))
+        found = iter(token_ids(model.tokenizer, whole, special=special))
         rows += [_parted(i, *islice(found, len(t))) for i, t in zip(some, texts, strict=True)]
     _check_lengths(model, items, rows)
     return rows
@@ -177,7 +205,7 @@ def encode_text(model: Model, text: str, *, window: int = 256) -> list[Encoded]:
     Windows are shorter where the model has fewer positions. A window of a single token predicts
     nothing and is left out.
     """
-    ids = model.tokenizer.encode(text)
+    (ids,) = token_ids(model.tokenizer, [text], special=True)
     window = min(window, longest_input(model) or window)
     pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
     return [Encoded(tuple(p), (), tuple(range(len(p) - 1))) for p in pieces if len(p) > 1]

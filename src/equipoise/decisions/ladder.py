@@ -48,7 +48,7 @@ def climb(
         decisions = row_decisions(model.hf, rows, attachment, batch_tokens)
         shared = shared_lengths(rows) if may_share(model.hf, attachment) else [0] * len(rows)
         prefixes = Prefixes(model.hf, attachment, ladder)
-        for index in batches(rows, batch_tokens, copies, shared):
+        for index in batches(model.hf, rows, batch_tokens, copies, shared):
             repeated = [rows[i] for i in index for _ in ladder]
             opens = None if decisions is None else decisions[index].repeat_interleave(copies)
             cached = prefixes.read([rows[i].prefix[: shared[i]] for i in index])

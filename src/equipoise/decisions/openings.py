@@ -38,7 +38,7 @@ def row_decisions(
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)
-    for index in batches(prompts, batch_tokens):
+    for index in batches(model, prompts, batch_tokens):
         ids, mask = left_pad([prompts[i].prefix for i in index], 0, device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         read = partial(forward, model, ids, mask, positions, use_cache=False)

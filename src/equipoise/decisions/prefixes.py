@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import forward, left_pad, told
 from equipoise.decisions.encode import Encoded
+from equipoise.decisions.suffixes import keeps_keys
 from equipoise.models.backbone import text_config
 from equipoise.steering.cache import select_rows
 
@@ -34,7 +35,7 @@ def may_share(model: nn.Module, attachment: Attachment | None) -> bool:
     forgets = getattr(config, "sliding_window", None) is not None or any(
         kind != "full_attention" for kind in kinds
     )
-    if forgets or getattr(model, "_is_stateful", False):
+    if forgets or not keeps_keys(model):
         return False
     return attachment is None or attachment.prompt_may_be_parted
 

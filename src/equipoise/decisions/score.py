@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import after, forward, told
 from equipoise.decisions.encode import Encoded
-from equipoise.decisions.suffixes import distinct_beginnings, second_pass
+from equipoise.decisions.suffixes import distinct_beginnings, keeps_keys, second_pass
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
@@ -103,7 +103,7 @@ def _score(
 ) -> Scores:
     device = next(model.parameters()).device
     ids, mask, positions, how = after([row.prefix for row in rows], cached, pad, device)
-    deep = any(len(suffix) > 1 for row in rows for suffix in row.suffixes)
+    deep = any(len(suffix) > 1 for row in rows for suffix in row.suffixes) and keeps_keys(model)
     keep = _columns(rows, ids.shape[1], device)
     output = forward(model, ids, mask, positions, logits_to_keep=keep, **{"use_cache": deep} | how)
     logits = output.logits
@@ -119,7 +119,8 @@ def _score(
     nodes = logits[owner, torch.tensor(column_of, device=device)].float().log_softmax(-1)
     if rows[0].is_text:
         return _score_texts(rows, nodes, owner)
-    return _score_options(model, rows, mask, output, nodes, owner, attachment, pad)
+    cache = getattr(output, "past_key_values", None)
+    return _score_options(model, rows, ids, mask, cache, nodes, owner, attachment, pad)
 
 
 def _score_texts(rows: Sequence[Encoded], nodes: Tensor, row: Tensor) -> Scores:
@@ -135,8 +136,9 @@ def _score_texts(rows: Sequence[Encoded], nodes: Tensor, row: Tensor) -> Scores:
 def _score_options(
     model: nn.Module,
     rows: Sequence[Encoded],
+    ids: Tensor,
     mask: Tensor,
-    output: Any,
+    cache: Any,
     nodes: Tensor,
     row: Tensor,
     attachment: Attachment | None,
@@ -181,7 +183,7 @@ def _score_options(
         chosen = torch.tensor(longer, device=device)
         suffixes = [pairs[i][2] for i in longer]
         source = pair_row[chosen]
-        steps = second_pass(model, mask, output, source, suffixes, attachment, pad)
+        steps = second_pass(model, ids, mask, cache, source, suffixes, attachment, pad)
         unscored = torch.tensor([rows[pairs[i][0]].unscored for i in longer], device=device)
         after = torch.arange(1, 1 + steps.token.shape[1], device=device)
         counted = steps.valid & (after[None] >= unscored[:, None])

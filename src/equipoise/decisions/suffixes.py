@@ -1,8 +1,13 @@
-"""The second pass: options longer than what they share, read on top of the prompts' cache."""
+"""The second pass: options longer than what they share, read on top of the prompts' cache.
+
+Where a cache holds more than keys and values (recurrent states), or there is none, prompt and
+option are read anew in one row: several tokens at once seldom go on from such a state.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.decisions.batch import forward, told
+from equipoise.models.backbone import text_config
 from equipoise.steering.cache import select_rows
 
 if TYPE_CHECKING:
@@ -30,16 +36,38 @@ class Steps:
     log_probs: Tensor
 
 
+def keeps_keys(model: nn.Module) -> bool:
+    """Whether a model's cache is keys and values alone, which several rows can go on from."""
+    if getattr(model, "_is_stateful", False):
+        return False
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    kinds = getattr(text_config(model), "layer_types", None) or ()
+    return all(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
+
+
 def second_pass(
     model: nn.Module,
+    prompts: Tensor,
     mask: Tensor,
-    output: Any,
+    cache: Any,
     source: Tensor,
     suffixes: Sequence[Sequence[int]],
     attachment: Attachment | None,
     pad: int,
 ) -> Steps:
-    """Read the suffixes on top of the prompts' key-value cache."""
+    """Read the suffixes, each after its prompt.
+
+    Args:
+        model: A causal LM.
+        prompts: int64 [B, T]; token ids of the prompts, as far as they are not cached.
+        mask: int64 [B, cached + T].
+        cache: What the model keeps of the prompts; None: they are read again.
+        source: int64 [R]; which prompt each suffix goes on from.
+        suffixes: R suffixes.
+        attachment: The attached steering, if any.
+        pad: A token id to pad with.
+    """
     device = mask.device
     length = max(map(len, suffixes)) - 1
     ids = torch.full((len(suffixes), length + 1), pad, device=device)
@@ -48,13 +76,18 @@ def second_pass(
     sizes = torch.tensor([len(s) for s in suffixes], device=device)
     valid = torch.arange(1, length + 1, device=device)[None] < sizes[:, None]
     reads = valid.to(mask.dtype)
-    cache = output.past_key_values
-    select_rows(cache, source.cpu())  # its layers may be on several devices
     prompt_mask = mask[source]
     full_mask = torch.cat([prompt_mask, reads], 1)
     positions = prompt_mask.sum(1, keepdim=True) + torch.arange(length, device=device)
+    read, how = ids[:, :-1], {"past_key_values": cache}
+    if cache is None:
+        read, how = torch.cat([prompts[source], read], 1), {"use_cache": False}
+        positions = torch.cat([(prompt_mask.cumsum(1) - 1).clamp(min=0), positions], 1)
+        how["logits_to_keep"] = torch.arange(read.shape[1] - length, read.shape[1], device=device)
+    else:
+        select_rows(cache, source.cpu())  # its layers may be on several devices
     with _following(attachment, source):
-        logits = forward(model, ids[:, :-1], full_mask, positions, past_key_values=cache).logits
+        logits = forward(model, read, full_mask, positions, **how).logits
     log_probs = logits.float().log_softmax(-1)
     token = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
     return Steps(token, valid, log_probs)

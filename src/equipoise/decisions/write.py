@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equipoise.decisions.batch import left_pad
-from equipoise.decisions.encode import prompt_text
+from equipoise.decisions.batch import counts_padding, left_pad
+from equipoise.decisions.encode import prompt_text, token_ids
 from equipoise.decisions.ladder import BATCH_TOKENS, attached
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
@@ -128,10 +128,16 @@ def write_at(
     sizes = [len(_encode(model, prompt, max_new_tokens)) + max_new_tokens for prompt in prompts]
     order = sorted(range(len(prompts)), key=sizes.__getitem__)
     texts = [[""] * len(prompts) for _ in strengths]
+    alike = counts_padding(model.hf)
+
+    def fits(shortest: int, longest: int, count: int) -> bool:
+        padded = sizes[longest] > sizes[shortest]
+        return count * sizes[longest] <= batch_tokens and not (alike and padded)
+
     with attached(model, steering) as attachment:
         while order:
-            count = max(1, batch_tokens // sizes[order[0]])
-            while count > 1 and count * sizes[order[min(count, len(order)) - 1]] > batch_tokens:
+            count = min(max(1, batch_tokens // sizes[order[0]]), len(order))
+            while count > 1 and not fits(order[0], order[count - 1], count):
                 count -= 1
             batch, order = order[:count], order[count:]
             for k, strength in enumerate(strengths):
@@ -154,7 +160,7 @@ def write_at(
 def _encode(model: Model, prompt: str, room: int) -> list[int]:
     """The prompt as token ids, after which so many more can be written."""
     text = prompt_text(model, prompt)
-    ids = list(model.tokenizer.encode(text, add_special_tokens=not model.chat))
+    (ids,) = token_ids(model.tokenizer, [text], special=not model.chat)
     limit = longest_input(model)
     if limit is not None and len(ids) + room - 1 > limit:  # the last token is not read
         too_long(

@@ -34,7 +34,8 @@ def accuracy(decisions: Decisions, base: Decisions | None = None) -> dict[str, A
         ``n``, and ``drop``: estimate and one-sided 95 % limits of the accuracy lost against the
         base (None without a base; 0 without any width where the scores are the base's). With
         KL at hand also ``kl``, its mean, and ``certificate``, the bound of Theorem 2 on the
-        change. None if no item has an answer.
+        change of the chance that a *sampled* answer is right (greedy ones have none). None if no
+        item has an answer.
 
     Raises:
         EquipoiseError: The base's items differ, or scores are not log-probabilities.

@@ -13,6 +13,9 @@ BERNOULLI_SIGMA = 0.5
 def drop_bound(kl: float, sigma: float = BERNOULLI_SIGMA) -> float:
     """Bound on |E_ω[M] − E_0[M]|: σ√(2·KL) (DSO, arXiv 2512.15926, Theorem 2).
 
+    The expectation is over *sampled* answers: of an accuracy, the chance that a sampled answer is
+    the right one. Greedy answers have no such bound (51 : 49 turns over at hardly any KL).
+
     Args:
         kl: Mean KL(steered ‖ base) in nats, measured on the prompts of the metric itself.
         sigma: Sub-Gaussian constant of the metric; 1/2 for accuracies.

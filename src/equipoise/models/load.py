@@ -60,6 +60,7 @@ def load(
     if not isinstance(name, str):
         raise EquipoiseError(f"a model is a hub id, a folder or builtin:NAME; got {name!r}")
     source = _resolve(name)
+    where = _device(device) if device_map is None else None
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not (isinstance(source, Path) or _hub_answers(source, revision)):
         common["local_files_only"] = True  # else its client tries again for half a minute
@@ -68,16 +69,18 @@ def load(
     with _readable_errors(name), _quiet():
         config = AutoConfig.from_pretrained(source, **common)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        where = _device(device) if device_map is None else None
         # The fused attention is slow at the small heads of the bundled models: 12 % of a fit.
         how = {"attn_implementation": "eager"} if _is_builtin(name) else {}
-        hf = _auto_class(config).from_pretrained(
+        hf, found = _auto_class(config).from_pretrained(
             source,
             dtype=_dtype(dtype, config, where),
             device_map=device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, in one line
             **how,
             **common,
         )
+        _refuse_made_up(name, found)
         processor = _processor(source, config, common)
         if where is not None:
             hf.to(where)
@@ -105,13 +108,15 @@ def _resolve(name: str) -> str | Path:
             )
         return Path(str(resources.files("equipoise.models"))) / "bundled" / wanted
     path = Path(name).expanduser()
+    if not name.strip():
+        raise EquipoiseError("MODEL is empty; it is a hub id, a checkpoint folder or builtin:")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise EquipoiseError(f"{name}: a folder without config.json is not a checkpoint")
         return path
     if path.exists():
         raise EquipoiseError(f"{name}: a file; MODEL is a hub id, a checkpoint folder or builtin:")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise EquipoiseError(f"{name!r}: no such folder")
     return name
 
@@ -127,6 +132,18 @@ def _hub_answers(name: str, revision: str | None) -> bool:
     except Exception:  # the HTTP client's own errors; which client, depends on the version
         return False
     return True
+
+
+def _refuse_made_up(name: str, found: dict[str, Any]) -> None:
+    """Raise if transformers made up weights that the checkpoint lacks: it only logs that."""
+    # A weight of another shape is told as (key, shape there, shape wanted).
+    made_up = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if made_up:
+        raise EquipoiseError(
+            f"{name}: of the model's weights the checkpoint lacks {len(made_up)}, or has them in "
+            f"another shape (such as {min(made_up)}): they would be random; use a complete "
+            "checkpoint of the architecture its config.json names"
+        )
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
@@ -152,7 +169,11 @@ def _processor(source: str | Path, config: PretrainedConfig, common: dict[str, A
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0]
+            raise EquipoiseError(f"no device {str(device)!r} here: {why}") from error
     accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
     return accelerator or torch.device("cpu")
 

@@ -151,12 +151,12 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all that is asked, independent of where it was read from."""
+        """SHA-256 over all that is asked and wanted, independent of where it was read from."""
         items = digest_items(self.items)
-        if not (self.pairs or self.prompts):
+        if not (self.pairs or self.prompts or self.target):
             return items
-        beside = json.dumps([items, *map(vars, (*self.pairs, *self.prompts))], sort_keys=True)
-        return hashlib.sha256(beside.encode()).hexdigest()
+        beside = [self.target, *map(vars, (*self.pairs, *self.prompts))]
+        return hashlib.sha256(json.dumps([items, *beside], sort_keys=True).encode()).hexdigest()
 
     def with_items(self, items: Iterable[Item]) -> Task:
         """The same task over other items."""

@@ -40,7 +40,9 @@ class Row(BaseModel):
 def parse(text: str) -> Row:
     """The row of a line; ValueError says what is wrong with it."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
+    except _GivenTwiceError:
+        raise
     except RecursionError:
         raise ValueError("not JSON of a task item (nested too deep)") from None
     except ValueError as error:
@@ -56,6 +58,19 @@ def parse(text: str) -> Row:
         return Row.model_validate(value)
     except ValidationError as error:
         raise ValueError(_explain(error.errors()[0])) from None
+
+
+class _GivenTwiceError(ValueError):
+    """A field of a JSON object that stands there twice; plain JSON takes the last."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _GivenTwiceError(f"field {twice!r} is given twice")
+    return fields
 
 
 def _explain(error: ErrorDetails) -> str:

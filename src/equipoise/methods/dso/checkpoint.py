@@ -33,7 +33,6 @@ def digest(request: FitRequest, config: DSOConfig) -> str:
         "dtype": str(request.model.hf.dtype),
         "chat": request.model.chat,
         "task": request.task.digest,
-        "target": request.task.target,
         "anchors": digest_items(request.anchors.items),
         "texts": digest_texts(request.anchors.texts),
         "config": config.model_dump(),
@@ -99,10 +98,8 @@ def restore(folder: Path, state: State, run: str) -> bool:
         with torch.no_grad():
             value.copy_(tensors[f"{key}/{name}"])
         prefix = f"{key}/{name}/"
-        state.optimizer.state[value] = {
-            slot.removeprefix(prefix): (
-                tensor if slot.endswith("/step") else tensor.to(value.device)
-            )
+        state.optimizer.state[value] = {  # the step too: Adam is fused
+            slot.removeprefix(prefix): tensor.to(value.device)
             for slot, tensor in tensors.items()
             if slot.startswith(prefix)
         }

@@ -62,7 +62,7 @@ class Pass:
         self._base = [draw.pool.nodes[i] for draw, i in where]
         opens = [draw.opens for draw in draws if draw.opens is not None]
         self._opens = torch.cat(opens) if opens else None
-        self._chunks = list(batches(self._rows, batch_tokens))
+        self._chunks = list(batches(model, self._rows, batch_tokens))
         self._split = sum(
             len(chunk) * max(self._rows[i].cost for i in chunk) for chunk in self._chunks
         ) > max(batch_tokens, max(row.cost for row in self._rows))

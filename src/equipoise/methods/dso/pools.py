@@ -73,7 +73,7 @@ def _with_base(
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
     nodes: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
-        for index in batches(rows, BATCH_TOKENS):
+        for index in batches(model.hf, rows, BATCH_TOKENS):
             found = score(model.hf, [rows[i] for i in index])
             options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):

@@ -74,7 +74,7 @@ class Trainer:
         self.gate_report: GateReport | None = None
         if config.gate != "none":
             # It reads the unsteered prompt, so its decisions stay as they are while the map learns.
-            steering.gate, self.gate_report = ambiguity_gate(
+            gate, self.gate_report = ambiguity_gate(
                 request,
                 soft=config.gate == "soft",
                 layer=config.gate_layer,
@@ -82,6 +82,7 @@ class Trainer:
                 false_firing=config.gate_false_firing,
                 force=config.force_gate,
             )
+            steering = Steering(steering.transforms, gate=gate, info=steering.info)
         spread = self.ambiguous.rows[:: max(1, len(self.items) // _SCALE_ROWS)]
         self.scale = site_scale(model, list(steering.transforms), spread[:_SCALE_ROWS])
         majority = Majority(self.items, self.draws.contexts, self.labels, self.ambiguous.options)

@@ -40,7 +40,7 @@ def fit_queries(model: Model, prompts: Sequence[Prompt], sites: Sequence[str]) -
         float32 [S, d], on the CPU.
 
     Raises:
-        EquipoiseError: No prompt names its context.
+        EquipoiseError: No prompt names its context, or activations that are not finite.
     """
     place = {p: context_token(model, p) for p in prompts if isinstance(p, Item)}
     named = some_items([item for item, token in place.items() if token is not None], _QUERY_PROMPTS)
@@ -54,7 +54,23 @@ def fit_queries(model: Model, prompts: Sequence[Prompt], sites: Sequence[str]) -
             wanted += [place[named[i]] == t for t in range(int(here.sum()))]
             for site, values in enumerate(h):
                 tokens[site].append(values[row, here].cpu())
-    return torch.stack([_query(torch.cat(found).numpy(), np.array(wanted)) for found in tokens])
+    read = [torch.cat(found).numpy() for found in tokens]
+    for key, inside_prompts in zip(sites, read, strict=True):
+        refuse_infinite(inside_prompts, key)
+    return torch.stack([_query(one, np.array(wanted)) for one in read])
+
+
+def refuse_infinite(h: np.ndarray, site: str) -> None:
+    """Raise if a site's activations cannot be learnt from.
+
+    Raises:
+        EquipoiseError: They are not all finite.
+    """
+    if not np.isfinite(h).all():
+        raise EquipoiseError(
+            f"the model's activations at {site} are not finite: no gate can read them; read "
+            "another layer, or load the model in a wider dtype"
+        )
 
 
 def context_token(model: Model, item: Item) -> int | None:
@@ -100,7 +116,7 @@ def _activations(
     rows = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in whole]
     read: dict[int, Tensor] = {}
     with listening(model, sites, read.__setitem__):
-        for index in batches(rows, BATCH_TOKENS):
+        for index in batches(model.hf, rows, BATCH_TOKENS):
             read.clear()
             ids, mask = left_pad([rows[i].prefix for i in index], 0, model.device)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
