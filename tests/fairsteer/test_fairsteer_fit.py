@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -368,11 +369,44 @@ def test_letters_that_tokenise_apart(tiny: Model, monkeypatch: pytest.MonkeyPatc
         ({"alpha": -1}, "alpha"),
         ({"alpha": float("inf")}, "alpha"),
         ({"alpha": 1e39, "gate": "off", "layer": 0}, "lower alpha"),
+        ({"alpha": 1e39, "gate": "off"}, "lower alpha"),
+        ({"per_context": 1, "twins": 20}, "per_context=1 leaves no item"),
+        ({"max_items": 5, "twins": 20}, "max_items=5 leaves no item"),
         ({"gate": True}, "'hard', 'soft' or 'off'"),
         ({"preset": "fast"}, "preset"),
         ({"scoop": "all"}, "did you mean 'scope'"),
     ],
 )
 def test_settings_are_checked(tiny: Model, given: dict[str, Any], said: str) -> None:
+    task = lettered_task()
+    if size := given.get("twins"):
+        twin = {item.id: f"{item.split}-{k // size}" for k, item in enumerate(task.items)}
+        task = task.with_items([replace(item, twin=twin[item.id]) for item in task.items])
+        given = {name: value for name, value in given.items() if name != "twins"}
     with pytest.raises(EquipoiseError, match=said):
-        METHODS.get("fairsteer").fit(asked(tiny), METHODS.get("fairsteer").configure(**given))
+        METHODS.get("fairsteer").fit(asked(tiny, task), METHODS.get("fairsteer").configure(**given))
+
+
+def test_answers_are_labelled_as_they_are_measured(tiny: Model) -> None:
+    """By the mean over an option's tokens, where that is asked for."""
+    words = {"A": "the nurse at the station", "B": "unknown", "C": "her"}
+    task = lettered_task()
+    items = [replace(i, options=tuple(words[o] for o in i.options)) for i in task.items]
+    task = task.with_items(items)
+    method = METHODS.get("fairsteer")
+    config = method.configure(force_gate=True, layer=0)
+    trained = {}
+    for normalise in ("sum", "mean"):
+        (found,) = decide(tiny, task.split("train"), normalise=normalise)
+        labels = Counter(kind for kind in kinds_of(found) if kind)
+        request = replace(asked(tiny, task), normalise=normalise)
+        trained[normalise] = method.fit(request, config).steering.info.extra["gate"]["train"]
+        assert labels.items() <= trained[normalise].items()
+    assert trained["sum"] != trained["mean"]
+
+
+def test_a_model_that_overflows(tiny: Model) -> None:
+    tiny.hf.model.layers[1].mlp.down_proj.weight[0, 0] = torch.inf
+    for options in ({}, {"gate": "off", "layer": 1}):
+        with pytest.raises(EquipoiseError, match="not finite"):
+            fit(tiny, **options)

@@ -21,9 +21,9 @@ from equipoise.methods import Anchors
 from equipoise.methods.gating import Examples, GateOptions, Kinds, build_gate, fit_gate
 from equipoise.methods.gating.ambiguity import refuse_chance
 from equipoise.methods.gating.attended import context_token, fit_queries
+from equipoise.methods.gating.build import threshold_for
 from equipoise.methods.gating.probe import balanced_weights, fit_probe
 from equipoise.methods.gating.quality import _weighed, figures, ranks_by_chance
-from equipoise.methods.gating.threshold import threshold_for
 from equipoise.models import Model
 from equipoise.steering import Additive, KernelGate, Steering
 from equipoise.steering.gates import Reads
@@ -222,6 +222,23 @@ def test_nothing_held_out_is_cross_validated() -> None:
     assert (report.intervals["auroc"].low, report.intervals["auroc"].high) == (0, 1)
 
 
+def test_a_kind_that_nothing_was_held_out_of_is_cross_validated() -> None:
+    """Anchors given by hand are all trained on; the threshold must hold for them all the same."""
+    held_out = clouds(1).only(clouds(1).kinds != "far")
+    options = GateOptions(false_firing=0.05, eager=True)
+    gate, report = build_gate("x", clouds(0), held_out, options)
+    assert report.held_out
+    assert report.crossed == ("far",)
+    assert set(report.false_firing) == {"far", "near"}
+    assert report.false_firing["far"].n == 60
+    assert report.false_firing["far"].estimate <= 0.05
+    assert "held-out (far: cross-validated training)" in report.notes()[0]
+    ranked = clouds(0)
+    ranked.h[ranked.kinds == "far"] = ranked.h[ranked.opens]  # cannot be told apart
+    gate, report = build_gate("x", ranked, held_out, options)
+    assert gate(torch.from_numpy(ranked.h[ranked.kinds == "far"])).mean() <= 0.1
+
+
 def test_figures_of_a_resample_are_those_of_its_prompts() -> None:
     rng = np.random.default_rng(0)
     z = np.sort(rng.normal(size=50).round(1))
@@ -259,6 +276,29 @@ def test_missing_sides_are_named() -> None:
     _, report = build_gate("x", examples, examples.only(examples.opens), GateOptions())
     assert not report.held_out
     assert "TRAINING" in report.notes()[0]
+
+
+def test_activations_that_are_not_finite() -> None:
+    broken = clouds()
+    broken.h[3, 1] = np.inf
+    for train, held_out in ((broken, clouds()), (clouds(), broken)):
+        with pytest.raises(EquipoiseError, match="activations at x are not finite"):
+            build_gate("x", train, held_out, GateOptions())
+
+
+def test_a_kind_may_not_be_called_what_opens(tiny: Model) -> None:
+    with pytest.raises(EquipoiseError, match="give that kind of negatives another name"):
+        fit_gate(tiny, ["What a day."], {"positive": ["I liked it."]}, "model.layers.0")
+
+
+@pytest.mark.parametrize("given", [{"false_firing": -0.1}, {"false_firing": 1.0}, {"c": 0.0}])
+def test_options_are_checked(given: dict[str, float]) -> None:
+    with pytest.raises(EquipoiseError, match=f"got {next(iter(given.values()))}"):
+        GateOptions(**given)
+
+
+def test_a_rate_just_below_one_lets_all_but_one_fire() -> None:
+    assert 1 < threshold_for(np.float32([0.0]), [np.float32([1, 2, 3])], 1 - 1e-12) < 2
 
 
 # ---- prompts

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from equipoise.decisions.activations import Prompt, decide_and_read
+from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.methods.fairsteer.config import FairSteerConfig
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
@@ -55,7 +56,7 @@ def pools(request: FitRequest, config: FairSteerConfig) -> tuple[Pool, Pool]:
     """The prompts to fit on and those to choose and judge by.
 
     Raises:
-        EquipoiseError: The task has no items with sides to fit on.
+        EquipoiseError: The task has no items with sides to fit on, or ``max_items`` leaves none.
     """
     task = request.task
     if config.splits == "released":
@@ -77,9 +78,9 @@ def pools(request: FitRequest, config: FairSteerConfig) -> tuple[Pool, Pool]:
     return _limited(train, config, request.seed), _limited(held_out, config, request.seed)
 
 
-def read(model: Model, pool: Pool, sites: Sequence[str]) -> Reading:
+def read(model: Model, pool: Pool, sites: Sequence[str], normalise: Normalise = "sum") -> Reading:
     """Decide a pool's items and read all its prompts, at S sites."""
-    decisions, h = decide_and_read(model, pool.items, sites)
+    decisions, h = decide_and_read(model, pool.items, sites, normalise=normalise)
     kinds = kinds_of(decisions)
     labelled = [i for i, kind in enumerate(kinds) if kind is not None]
     ambiguous = [i for i, item in enumerate(pool.items) if item.ambiguous]
@@ -154,4 +155,10 @@ def _limited(pool: Pool, config: FairSteerConfig, seed: int) -> Pool:
     limit = config.max_items or len(pool.items)
     if len(pool.items) <= limit:
         return pool
-    return Pool(tuple(take_evenly(pool.items, limit, seed=seed)), pool.anchors)
+    kept = take_evenly(pool.items, limit, seed=seed)
+    if not kept:
+        raise EquipoiseError(
+            f"fairsteer: max_items={limit} leaves no item: twins stay whole, and none has {limit} "
+            "items or less; raise max_items"
+        )
+    return Pool(tuple(kept), pool.anchors)

@@ -95,9 +95,9 @@ class _Fit:
     def _probe(self, candidates: Sequence[Candidate]) -> data.Reading:
         """Give every candidate its probe; returns what they are judged on."""
         config = self.config
-        train = data.read(self.model, self.train, self.sites)
+        train = data.read(self.model, self.train, self.sites, self.request.normalise)
         data.refuse_one_class(train.examples, self.request.task)
-        held_out = data.read(self.model, self.held_out, self.sites)
+        held_out = data.read(self.model, self.held_out, self.sites, self.request.normalise)
         options = GateOptions(
             soft=config.gate == "soft",
             unit=config.unit,
@@ -130,7 +130,8 @@ class _Fit:
         assert report is not None
         refuse_chance(report, force=self.config.force_gate)
         rate = opening_rate(gate, reading.ambiguous.at(self.sites.index(candidate.site)))
-        notes = [*report.notes(), f"gate opens on {rate} of all ambiguous prompts among them"]
+        where = "held-out" if any(i.ambiguous for i in self.held_out.items) else "TRAINING"
+        notes = [*report.notes(), f"gate opens on {rate} of all ambiguous {where} prompts"]
         return notes, {"gate": report.as_dict(), "ambiguous_rate": asdict(rate)}
 
     # ---- where
@@ -172,10 +173,16 @@ class _Fit:
         if self.config.layer_by == "probe":
             assert candidate.report is not None
             return candidate.report.balanced_accuracy
-        if candidate.norm == 0:
+        if vector.why_useless(candidate.v, self.config.alpha):
             return 0.0
         steering = self._steering([candidate])
-        (found,) = decide(self.model, self.judged, steering=steering, strengths=[1.0])
+        (found,) = decide(
+            self.model,
+            self.judged,
+            steering=steering,
+            strengths=[1.0],
+            normalise=self.request.normalise,
+        )
         own = found.subset(lambda item: item.sides is not None)
         return share_right(own) if self.config.layer_by == "accuracy" else steered_score(found)
 

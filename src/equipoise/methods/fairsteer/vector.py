@@ -28,7 +28,8 @@ def contrast_items(
         permute: Take each under every lettering.
 
     Raises:
-        EquipoiseError: None offers both a stereotyped and a fair answer.
+        EquipoiseError: None offers both a stereotyped and a fair answer, or no twin is as small
+            as ``per_context`` allows.
     """
     usable = [i for i in items if i.ambiguous and i.sides and pro_options(i) and fair_options(i)]
     if not usable:
@@ -37,7 +38,13 @@ def contrast_items(
             "and a fair answer"
         )
     contexts = {context for item in usable for context in item.contexts}
-    chosen = take_evenly(usable, per_context * max(1, len(contexts)), seed=seed)
+    quota = per_context * max(1, len(contexts))
+    chosen = take_evenly(usable, quota, seed=seed)
+    if not chosen:
+        raise EquipoiseError(
+            f"fairsteer: per_context={per_context} leaves no item for the vector: twins stay "
+            f"whole, and none has {quota} items or less; raise per_context"
+        )
     return [each for item in chosen for each in (rotations(item) if permute else (item,))]
 
 
@@ -65,19 +72,20 @@ def refuse_useless(v: Tensor, alpha: float, site: str) -> None:
     Raises:
         EquipoiseError: The vector [d] has no length, or it or α times it is not finite.
     """
+    if useless := why_useless(v, alpha):
+        raise EquipoiseError(f"fairsteer: the vector at {site} {useless}")
+
+
+def why_useless(v: Tensor, alpha: float) -> str | None:
+    """What is wrong with a vector [d] to steer along, α times; None if nothing is."""
     norm = float(v.norm())
     if norm == 0:
-        raise EquipoiseError(
-            f"fairsteer: the vector at {site} has norm 0: fair and stereotyped answers "
-            "look alike there; choose another layer"
-        )
+        return "has norm 0: fair and stereotyped answers look alike there; choose another layer"
     if not bool(v.isfinite().all()):
-        raise EquipoiseError(
-            f"fairsteer: the vector at {site} is not finite: neither are the model's activations "
-            "there; choose another layer"
+        return (
+            "is not finite: neither are the model's activations there; choose another layer, or "
+            "load the model in a wider dtype"
         )
     if not bool((alpha * v).isfinite().all()):
-        raise EquipoiseError(
-            f"fairsteer: alpha={alpha:g} times the vector at {site} (norm {norm:g}) is too large "
-            "for float32; lower alpha"
-        )
+        return f"(norm {norm:g}), times alpha={alpha:g}, is too large for float32; lower alpha"
+    return None

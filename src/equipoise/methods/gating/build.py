@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
+from equipoise.errors import EquipoiseError
+from equipoise.methods.gating.attended import refuse_infinite
 from equipoise.methods.gating.examples import POSITIVE, Examples
 from equipoise.methods.gating.judged import Judged, judge
-from equipoise.methods.gating.kernel import fit_kernel
-from equipoise.methods.gating.probe import fit_probe
+from equipoise.methods.gating.probe import fit_kernel, fit_probe
 from equipoise.methods.gating.report import (
     GateReport,
     Rate,
@@ -20,7 +22,6 @@ from equipoise.methods.gating.report import (
     opening_rate,
     quality,
 )
-from equipoise.methods.gating.threshold import threshold_for
 from equipoise.steering import Gate, ProbeGate
 from equipoise.steering.gates import Reads, Unit
 
@@ -42,6 +43,9 @@ class GateOptions:
         standardise: Penalise in units of each coordinate's spread.
         balance: Weigh both sides alike, and the kinds of negatives alike.
         hard: Kinds of negatives that get half of the negative side's weight.
+
+    Raises:
+        EquipoiseError: ``false_firing`` outside [0, 1), or ``c`` that is no penalty.
     """
 
     soft: bool = False
@@ -53,6 +57,12 @@ class GateOptions:
     standardise: bool = True
     balance: bool = True
     hard: frozenset[str] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        if self.false_firing is not None and not 0 <= self.false_firing < 1:
+            raise EquipoiseError(f"a gate's false_firing is in [0, 1); got {self.false_firing}")
+        if not 0 < self.c < np.inf:
+            raise EquipoiseError(f"a probe's penalty c is above 0 and finite; got {self.c}")
 
 
 def build_gate(
@@ -67,7 +77,8 @@ def build_gate(
     """Fit a probe, set its threshold, and find out what it does.
 
     The probe is fitted on ``train``; the threshold and all figures come from ``held_out`` (where
-    either side is missing there, from ``train`` by cross-validation over whole twins, saying so).
+    either side is missing there, from ``train`` by cross-validation over whole twins, saying so;
+    where a kind of negatives is missing, from those of ``train`` likewise).
     Figures of a gate whose threshold was set on the same prompts are theirs, not a promise; those
     of a kind left out are neither fitted nor set on it.
 
@@ -80,8 +91,11 @@ def build_gate(
         tried: Sites among which the gate's is chosen: each is a chance of beating chance.
 
     Raises:
-        EquipoiseError: A side is missing from ``train``, or scikit-learn is not installed.
+        EquipoiseError: A side is missing from ``train``, activations that are not finite, or
+            scikit-learn is not installed.
     """
+    for examples in (train, held_out):
+        refuse_infinite(examples.h, site)
     gate, judged = _fit(site, train, held_out, options, query)
     left_out: dict[str, Rate] = {}
     for kind in train.negative_kinds if len(train.negative_kinds) > 1 else ():
@@ -94,6 +108,7 @@ def build_gate(
         threshold=gate.threshold,
         wanted_false_firing=None if options.soft else options.false_firing,
         judged_on=judged.on,
+        crossed=judged.crossed,
         tried=tried,
         train=dict(sorted(Counter(train.kinds.tolist()).items())),
         **quality(gate, judged.examples, judged.logits),
@@ -139,3 +154,33 @@ def _probe(site: str, options: GateOptions, query: Tensor | None, train: Example
 
 def _without(examples: Examples, kind: str) -> Examples:
     return examples.only(np.asarray(examples.kinds != kind))
+
+
+def threshold_for(positive: np.ndarray, negative: Sequence[np.ndarray], rate: float) -> float:
+    """The threshold that lets most positives through while no kind of negatives exceeds a rate.
+
+    It lies midway, in p, between the lowest positive above the limit and the highest negative
+    below that one, so that a clear gap is cut in its middle. It is set on logits, since p itself
+    is 1 to rounding from a logit of 17 on, and then no threshold could keep the rate.
+
+    Args:
+        positive: float32 [n]; the probe's logits on prompts it should open on; empty: the
+            lowest threshold that keeps the rate.
+        negative: For each kind of prompts it should stay shut on: logits, float32 [m], m ≥ 1.
+        rate: Share of each kind that may fire at most, in [0, 1).
+
+    Returns:
+        t, a logit exact in float32: a gate opens where its logit is t or more.
+    """
+    from scipy.special import expit, logit
+
+    kinds = [np.sort(z.astype(np.float32))[::-1] for z in negative]
+    # One more than may fire must stay below; the product may fall short of a whole number.
+    limit = max(z[min(int(rate * len(z) + 1e-9), len(z) - 1)] for z in kinds)
+    above = positive[positive > limit]
+    if len(above) == 0:
+        return float(np.nextafter(limit, np.float32(np.inf)))
+    lowest = np.float32(above.min())
+    below = max(z[z < lowest].max() for z in kinds if (z < lowest).any())
+    middle = np.float32(logit(expit(np.array([lowest, below], np.float64)).mean()))
+    return float(middle if below < middle < lowest else lowest)

@@ -50,7 +50,16 @@ class Examples:
         reads: Reads = "last",
         queries: Tensor | None = None,
     ) -> Examples:
-        """Read each prompt as a gate does that reads it so; ``queries`` [S, d] if it attends."""
+        """Read each prompt as a gate does that reads it so; ``queries`` [S, d] if it attends.
+
+        Raises:
+            EquipoiseError: A kind of negatives that has the name of the positives.
+        """
+        if POSITIVE in negative:
+            raise EquipoiseError(
+                f"{POSITIVE!r} is what prompts are called that a gate should open on: give that "
+                "kind of negatives another name"
+            )
         prompts = [*positive, *(prompt for kind in negative.values() for prompt in kind)]
         kinds = [POSITIVE] * len(positive)
         kinds += [name for name, kind in negative.items() for _ in kind]

@@ -42,11 +42,13 @@ def fit_gate(
         negative: Prompts to stay shut on, by kind; name several.
         sites: Keys of the sites that may be read.
         held_out_positive: More of ``positive``, for the threshold and the figures.
-        held_out_negative: More of ``negative``.
+        held_out_negative: More of ``negative``. Of kinds that it lacks, those trained on are judged
+            by cross-validation.
         options: How.
 
     Raises:
-        EquipoiseError: A side is missing, no site, or scikit-learn is not installed.
+        EquipoiseError: A side is missing, no site, a kind called ``positive``, activations that are
+            not finite, or scikit-learn is not installed.
     """
     options = options or GateOptions()
     keys = [sites] if isinstance(sites, str) else list(sites)

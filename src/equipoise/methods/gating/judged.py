@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from equipoise.methods.gating.examples import Examples
+from equipoise.methods.gating.examples import POSITIVE, Examples
 from equipoise.methods.gating.probe import logits_of
 from equipoise.steering import Gate
 
@@ -27,11 +27,14 @@ class Judged:
         on: ``held-out`` prompts; where these lack a side, the trained ones, each judged by a probe
             fitted without its fold (``cross-validated``); where a side has a single twin, by the
             probe that was fitted on it (``training``), which promises nothing.
+        crossed: Kinds of negatives that the held-out prompts lack: of these, the trained ones,
+            cross-validated.
     """
 
     examples: Examples
     logits: np.ndarray
     on: JudgedOn
+    crossed: tuple[str, ...] = ()
 
 
 def judge(
@@ -45,17 +48,30 @@ def judge(
         train: Of both sides.
         held_out: May be empty, or of one side.
     """
-    if held_out.two_sided:
-        return Judged(held_out, logits_of(gate, held_out), "held-out")
+    if not held_out.two_sided:
+        crossed = _cross_validated(fit, train)
+        if crossed is None:
+            return Judged(train, logits_of(gate, train), "training")
+        return Judged(train, crossed, "cross-validated")
+    logits = logits_of(gate, held_out)
+    lacking = ~np.isin(train.kinds, [POSITIVE, *held_out.negative_kinds])
+    crossed = _cross_validated(fit, train) if lacking.any() else None
+    if crossed is None:
+        return Judged(held_out, logits, "held-out")
+    others = train.only(lacking)
+    logits = np.concatenate([logits, crossed[lacking]])
+    return Judged(held_out + others, logits, "held-out", tuple(others.negative_kinds))
+
+
+def _cross_validated(fit: Callable[[Examples], Gate], train: Examples) -> np.ndarray | None:
+    """Logits [n], each of a probe fitted without its fold; None where a side has a single twin."""
     logits = np.full(len(train), np.nan, np.float32)
     for fold in _folds(train):
         rest = np.setdiff1d(np.arange(len(train)), fold)
         if not train.only(rest).two_sided:
-            break
+            return None
         logits[fold] = logits_of(fit(train.only(rest)), train.only(fold))
-    if np.isnan(logits).any():
-        return Judged(train, logits_of(gate, train), "training")
-    return Judged(train, logits, "cross-validated")
+    return None if np.isnan(logits).any() else logits
 
 
 def _folds(examples: Examples) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Logistic probes: the fit is scikit-learn's; the weights live in a steering afterwards."""
+"""Probes and kernel machines: the fit is scikit-learn's; a steering keeps what it found."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from equipoise.methods.gating.examples import Examples
-from equipoise.steering import Gate, ProbeGate
+from equipoise.steering import Gate, KernelGate, ProbeGate
 
 # Tight: the same prompts must give the same gate whatever the batches they were read in.
 _TOLERANCE, _MAX_ITERATIONS = 1e-7, 5000
 _ROUNDING = 1e-4
 _NARROW = 1024
 """Width up to which a Newton step, cubic in it, is cheap."""
+_KERNEL_C = 3.0
+_NEARNESS = 3.0
+"""The kernel's γ is this over the number of coordinates, each in units of its spread."""
 
 
 def fit_probe(
@@ -49,7 +53,7 @@ def fit_probe(
     h = examples.h.astype(np.float64)
     mean, spread = np.zeros(h.shape[1]), np.ones(h.shape[1])
     if standardise:
-        mean, spread = h.mean(0), spreads(h)
+        mean, spread = h.mean(0), _spreads(h)
     weights = balanced_weights(examples, hard) if balance else None
     # Raw activations have coordinates far larger than the rest, on which lbfgs does not converge.
     solver = "lbfgs" if standardise or h.shape[1] > _NARROW else "newton-cholesky"
@@ -63,7 +67,42 @@ def fit_probe(
     return ProbeGate(site, torch.from_numpy(w), bias, soft=True)
 
 
-def spreads(h: np.ndarray) -> np.ndarray:
+def fit_kernel(
+    examples: Examples, site: str, query: Tensor, *, hard: Collection[str] = ()
+) -> KernelGate:
+    """A soft row gate by a support vector machine with a Gaussian kernel.
+
+    p is σ of the machine's margin: it ranks, and is no calibrated probability.
+
+    Args:
+        examples: Of one site, ``h`` [n, 2d] as read with the query, both sides present.
+        site: The site's key.
+        query: float32 [d].
+        hard: As of :func:`fit_probe`; sides and kinds are balanced in the same way.
+
+    Raises:
+        EquipoiseError: A side is missing.
+    """
+    examples.check_two_sided()
+    from sklearn.svm import SVC
+
+    h = examples.h.astype(np.float64)
+    width = h.shape[1]
+    scale = np.sqrt(_NEARNESS / width) / _spreads(h)
+    machine = SVC(C=_KERNEL_C, gamma=1.0)
+    machine.fit(h * scale, examples.opens, sample_weight=balanced_weights(examples, hard))
+    return KernelGate(
+        site,
+        query,
+        torch.from_numpy(scale),
+        torch.from_numpy(machine.support_vectors_),
+        torch.from_numpy(machine.dual_coef_[0]),
+        float(machine.intercept_[0]),
+        soft=True,
+    )
+
+
+def _spreads(h: np.ndarray) -> np.ndarray:
     """Standard deviation of each coordinate of h [n, d]; infinite where it is constant."""
     spread = h.std(0)
     # What is constant but for rounding tells nothing, and must not be blown up.

@@ -56,6 +56,7 @@ class GateReport:
         wanted_false_firing: What the threshold was set by; None: it was given.
         judged_on: What the threshold and the figures are of: ``held-out`` prompts; those trained
             on, ``cross-validated``; or these as they are (``training``), which tells nothing.
+        crossed: Kinds that the held-out prompts lack: of these, the trained ones, cross-validated.
         tried: Sites among which this one was chosen.
         train: Prompts trained on, by kind.
         auroc: Area under the ROC curve, all kinds of negatives together.
@@ -76,6 +77,7 @@ class GateReport:
     threshold: float
     wanted_false_firing: float | None
     judged_on: JudgedOn
+    crossed: tuple[str, ...]
     tried: int
     train: dict[str, int]
     auroc: float
@@ -118,6 +120,8 @@ class GateReport:
             "cross-validated": "cross-validated TRAINING (none held out)",
             "training": "TRAINING (none held out, too few twins to cross-validate)",
         }[self.judged_on]
+        if self.crossed:
+            on += f" ({', '.join(self.crossed)}: cross-validated training)"
         told = self.intervals
         lines = [
             f"gate at {self.site} ({kind}); on {on} prompts: AUROC {told['auroc']}, balanced "
