@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from cli_words import QUICK
 from transformers import AutoModelForCausalLM
 
 from equipoise import Steering
+from equipoise.cli import inputs
+from equipoise.cli.outcome import following
+from equipoise.steering.transforms import Affine
+from equipoise.study import Result
 
 RUN_FILES = {"config.yaml", "report.html", "results.json", "steering"}
 
@@ -89,6 +94,31 @@ def test_audit_measures_strength_0_only(cli, checkpoint, task_file):
     assert results["steering"] is None
     assert "equipoise run" in done.out  # what to type next
     assert done.err == ""
+
+
+@pytest.mark.parametrize("words", [
+    ["a model", "--revision", "r1", "--dtype", "bfloat16", "--no-chat", "--trust-remote-code"],
+    ["m", "--task", "bbq", "--data", "some where", "--limit", "9", "--score", "mean"],
+    ["m", "--task-option", 'a="yes"', "--task-option", "b=[1, 2]", "--task-option", "c=x y"],
+    ["m", "--capability", "mmlu", "--capability", "a b", "--capability-option", "mmlu.shots=0"],
+])  # fmt: skip
+def test_what_to_type_next_has_all_that_was_said(cli, monkeypatch, words):
+    given = []
+    monkeypatch.setattr(inputs, "with_defaults", lambda task, model: given.append((model, task)))
+    assert cli("audit", *words).code != 0  # nothing can be loaded
+    ((model, task),) = given
+    assert [*model.words(), *task.words()] == words
+
+
+def test_what_has_no_place_in_a_checkpoint_is_not_proposed_to_be_folded():
+    norm = {"norm": Affine(torch.ones(2), None)}
+    plain, scoped = Steering(norm), Steering(norm, scope="generated")
+    named = ["m", "--steering", "s"]
+    result = Result({"chosen": {"strength": 0.5}})
+    told = [*named, "--strength", "0.5"]
+    assert following(result, plain, named) == ["fold", *told, "--out", "folded"]
+    assert following(result, scoped, named) == ["verify", *told]
+    assert following(Result({"chosen": {"strength": 0.0}}), plain, named) == []
 
 
 def test_fit_then_sweep_then_verify(cli, checkpoint, task_file, artifact):

@@ -1,13 +1,15 @@
-"""What the command line sets up before its libraries, and what of it the user may overrule."""
+"""What the command line sets up before its libraries, and how it tells of progress."""
 
 from __future__ import annotations
 
 import ctypes
+import io
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from equipoise.cli import process
+from equipoise.cli import process, progress
 
 
 @pytest.fixture
@@ -44,3 +46,13 @@ def test_the_users_way_of_waiting_wins(asked, monkeypatch, policy):
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     process.prepare()
     assert process.os.environ.get("GOMP_SPINCOUNT") == (None if policy else "100000")
+
+
+def test_a_phase_that_is_done_at_once_took_the_time_since_the_report_before(monkeypatch):
+    clock = iter([10.0, 13.0, 13.0, 18.0, 18.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    written = io.StringIO()
+    with progress.Lines(Console(file=written, width=80)) as report:
+        report("audit", 9, 9, {})
+        report("sweep", 9, 9, {})
+    assert written.getvalue().splitlines() == ["audit 9/9 · 3.0 s", "sweep 9/9 · 5.0 s"]

@@ -120,6 +120,23 @@ def test_hostile_prompt_runs_nothing(run: Run, tmp_path: Path) -> None:
     assert "data-error" not in dom
 
 
+@pytest.mark.parametrize("width", [1280, 500])
+def test_nothing_is_wider_than_the_page_and_short_words_stay_whole(
+    run: Run, tmp_path: Path, width: int
+) -> None:
+    page = write_report(samples.sweep(), tmp_path / "report.html")
+    measure = """<script>
+      const root = document.documentElement;
+      root.dataset.spare = root.clientWidth - root.scrollWidth;
+      root.dataset.option = Math.min(
+        ...[...document.querySelectorAll(".item th[scope=row]")].map((cell) => cell.clientWidth));
+    </script></body>"""
+    page.write_text(page.read_text().replace("</body>", measure))
+    dom = run(page, "", "--dump-dom", f"--window-size={width},900")
+    assert 'data-spare="0"' in dom
+    assert int(re.findall(r'data-option="(\d+)"', dom)[0]) >= 80
+
+
 @pytest.mark.parametrize("width", [1280, 420])
 def test_is_painted_in_light_and_dark(run: Run, tmp_path: Path, width: int) -> None:
     page = write_report(samples.sweep(), tmp_path / "report.html")

@@ -140,6 +140,21 @@ def test_numbers_in_the_table_are_those_of_the_results() -> None:
     assert [cell.split("[")[0] for cell in read.row("Capability: text")] == text
 
 
+def test_shares_wanted_other_than_equal_ones_are_said() -> None:
+    results = samples.groups()
+    assert "anted" not in render(results)
+    results["task"]["target"] = {"white_man": 0.4, "black_woman": 0.6}
+    page = render(results)
+    assert "Wanted: white_man 0.40 · black_woman 0.60." in page
+    assert "<dt>Shares wanted</dt><dd>white_man 0.4, black_woman 0.6</dd>" in page
+
+
+def test_an_audit_has_no_drops() -> None:
+    results = samples.audit()
+    results["sweep"][0]["unambiguous_accuracy"]["drop"] = samples.drop(0.0)
+    assert "drop against" not in render(results)
+
+
 def test_data_of_the_script_are_those_of_the_results() -> None:
     results = samples.sweep()
     page = render(results)
@@ -147,7 +162,7 @@ def test_data_of_the_script_are_those_of_the_results() -> None:
     assert told["strengths"] == [row["strength"] for row in results["sweep"]]
     assert told["start"] == results["chosen"]["strength"]
     first = results["sweep"][0]["by_occupation"]
-    names = re.findall(r'<li title="n = 50"><span class="name">([\w-]+)', page)
+    names = re.findall(r'<li title="[\w-]+, n = 50"><span class="name">([\w-]+)', page)
     assert sorted(names) == sorted(first)
     unseen = re.findall(r'<span class="name">([\w-]+)', page.split("Never seen in the fit")[1])
     assert unseen == ["miller", "typist"]

@@ -71,9 +71,20 @@ def test_audit_says_what_the_model_does_and_claims_no_steering() -> None:
         verdict.headline == "builtin:coreference follows the stereotype: per-occupation bias 0.430"
     )
     assert "ω" not in verdict.lead + "".join(found.title + found.text for found in verdict.findings)
-    fair = samples.audit()
-    fair["sweep"][0]["per_occupation_bias"] |= {"p_parity": 0.5}
-    assert "shows no bias beyond chance" in judge(Study(fair)).headline
+    assert "drop" not in verdict.lead  # there is nothing to compare with
+
+
+@pytest.mark.parametrize(("high", "p", "says"), [
+    (0.09, 0.5, "builtin:coreference shows no bias beyond chance: "),
+    (0.24, 0.5, "Whether builtin:coreference is biased cannot be told from these items: "),
+    (0.24, 0.01, "builtin:coreference follows the stereotype: "),
+])  # fmt: skip
+def test_an_audit_claims_no_fairness_that_its_interval_leaves_open(
+    high: float, p: float, says: str
+) -> None:
+    results = samples.audit()
+    results["sweep"][0]["per_occupation_bias"] |= {"low": 0.0, "high": high, "p_parity": p}
+    assert judge(Study(results)).headline.startswith(says)
 
 
 def test_undefined_bias_is_said_with_its_reason() -> None:

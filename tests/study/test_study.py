@@ -385,6 +385,13 @@ def test_an_artifact_says_what_data_it_was_fitted_on(tiny: Model) -> None:
 # ---- null, never 0
 
 
+def test_the_shares_a_bias_is_measured_against_stand_beside_it(tiny: Model) -> None:
+    task = whole_task()
+    assert audit(tiny, task).data["task"]["target"] is None
+    wanted = {"pro": 0.25, "anti": 0.75}
+    assert audit(tiny, replace(task, target=wanted)).data["task"]["target"] == wanted
+
+
 def test_what_was_not_timed_is_null(tiny: Model) -> None:
     def timed(result: Result) -> set[str]:
         assert set(result.data["wall_seconds"]) == {"audit", "fit", "sweep"}

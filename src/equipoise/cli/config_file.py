@@ -42,6 +42,10 @@ def read_config(path: str | None, known: Collection[str]) -> dict[str, Any]:
         why = getattr(error, "problem", None) or "cannot be parsed"
         what = "" if isinstance(error, ConstructorError) else "not YAML: "
         raise EquipoiseError(f"{path}{line}: {what}{why}") from None
+    except RecursionError:
+        raise EquipoiseError(f"{path}: not YAML of options: nested too deep") from None
+    except ValueError as error:  # a date such as 2024-13-01, a number of thousands of digits
+        raise EquipoiseError(f"{path}: not YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

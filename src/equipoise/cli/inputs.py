@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +50,6 @@ def load_task(options: TaskOptions, seed: int) -> Task:
     return load_task(
         options.task, data=options.data, seed=seed, limit=options.limit, **options.task_options
     )
-
-
-def task_words(options: TaskOptions) -> list[str]:
-    """The words that name the task, with those of its options that are not the default."""
-    from equipoise.tasks import task_options
-
-    known = task_options(options.task)
-    words = ["--task", options.task]
-    for key, value in options.task_options.items():
-        if value != known.get(key):
-            words += ["--task-option", f"{key}={value if isinstance(value, str) else dumps(value)}"]
-    return words
 
 
 def with_defaults(options: TaskOptions, model: ModelOptions) -> TaskOptions:

@@ -6,6 +6,7 @@ group and the keys of a ``--config`` file, and both are checked by the same rule
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"expected key=value, got {pair!r}")
         try:
             settings[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # as in 2024-13-01, [[[[...
             raise ValueError(f"{pair!r}: the value is not YAML") from None
     return settings
 
@@ -106,6 +107,37 @@ class Options(BaseModel):
         """What belongs into the resolved config, ready for YAML; unset options are left out."""
         kept = [n for n, f in type(self).model_fields.items() if flag_of(f).recorded]
         return self.model_dump(mode="json", include=set(kept), exclude_none=True)
+
+    def words(self) -> list[str]:
+        """What differs from the defaults, as it is typed; not what :class:`Flag` leaves out."""
+        words: list[str] = []
+        for field, info in type(self).model_fields.items():
+            value, flag, name = getattr(self, field), flag_of(info), flag_name(field, info)
+            if not flag.recorded or value == info.get_default():
+                continue
+            if flag.argument:
+                words.append(str(value))
+            elif isinstance(value, bool):
+                words.append(name if value else f"--no-{name[2:]}")
+            else:
+                words += [word for entry in _typed(value, flag) for word in (name, entry)]
+        return words
+
+
+def _typed(value: Any, flag: Flag) -> list[str]:
+    """A value as the texts that its flag takes, one for each time it is given."""
+    if isinstance(value, dict):
+        return [f"{key}={_as_yaml(entry)}" for key, entry in value.items()]
+    if isinstance(value, tuple):
+        entries = [str(entry) for entry in value]
+        return entries if flag.many else [",".join(entries)]
+    return [str(value)]
+
+
+def _as_yaml(value: Any) -> str:
+    """A value that :func:`parse_settings` reads back; JSON where a bare text would not do."""
+    plain = isinstance(value, str) and parse_settings([f"_={value}"])["_"] == value
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def flag_of(info: FieldInfo) -> Flag:

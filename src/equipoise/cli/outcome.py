@@ -45,7 +45,7 @@ def leave(
 
 
 def show(
-    terminal: Terminal, folder: OutputFolder, result: Result, following: Sequence[str]
+    terminal: Terminal, folder: OutputFolder, result: Result, next_words: Sequence[str]
 ) -> None:
     """Print the results, where they are, and the words of the command to type next."""
     from equipoise.report import results_table
@@ -58,14 +58,25 @@ def show(
     written = sorted(f"{p.name}/" if p.is_dir() else p.name for p in folder.path.iterdir())
     terminal.tell("wrote", f"{folder.path}/: {', '.join(written)}")
     terminal.tell("look", str(folder.path / REPORT))
-    if following:
-        terminal.tell("next", shlex.join(["equipoise", *following]))
+    if next_words:
+        terminal.tell("next", shlex.join(["equipoise", *next_words]))
 
 
-def folding(result: Result, model: str, artifact: str) -> list[str]:
-    """The command that bakes the chosen strength in; none if that is 0."""
+def following(result: Result, steering: Steering, words: Sequence[str]) -> list[str]:
+    """The command for the chosen strength: bake it in, or check it where that cannot be.
+
+    Args:
+        result: With its choice.
+        steering: What was swept.
+        words: That name the model and the artifact.
+
+    Returns:
+        Words after ``equipoise``; none if the strength is 0.
+    """
     strength = result.data["chosen"]["strength"]
     if strength == 0:
         return []
-    words = ["fold", model, "--steering", artifact, "--strength", f"{strength:g}"]
-    return [*words, "--out", "folded"]
+    told = [*words, "--strength", f"{strength:g}"]
+    if steering.gate is not None or not steering.scope.everywhere:
+        return ["verify", *told]
+    return ["fold", *told, "--out", "folded"]

@@ -67,13 +67,16 @@ class Bars:
 
 
 class Lines:
-    """A line when a phase ends, and one every half minute until then; called as the bars are."""
+    """A line when a phase ends, and one every half minute until then; called as the bars are.
+
+    A phase is first heard of when some of it is done: its time counts from the report before.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._phase = ""
         self._line = ""
-        self._started = self._said = 0.0
+        self._heard = self._started = self._said = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +94,8 @@ class Lines:
         now = time.monotonic()
         if phase != self._phase:
             self._say()
-            self._phase, self._started, self._said = phase, now, now
+            self._phase, self._started, self._said = phase, self._heard, now
+        self._heard = now
         told = describe(figures)
         self._line = f"{phase} {done}/{of}{f' · {told}' if told else ''}"
         if done >= of or now - self._said > _HEARTBEAT:

@@ -13,6 +13,13 @@ from equipoise.cli.options import Options, flag_name, flag_of, parse_settings
 from equipoise.errors import EquipoiseError
 from equipoise.suggest import did_you_mean
 
+# Where pydantic names a type of Python's, the user's word for it.
+_EXPECTED = {
+    "tuple_type": "a list",
+    "dict_type": "`key: value` lines",
+    "path_type": "a folder or a file",
+}
+
 
 def gather(
     groups: Mapping[str, type[Options]], defaults: Mapping[str, Any], given: Mapping[str, Any]
@@ -66,7 +73,9 @@ def _explain(
     name = flag_name(field, info)
     if first["type"] == "missing":
         return f"{name} is missing: {info.description}"
-    if first["type"] == "value_error":  # raised by our own validators, which say it all
+    if first["type"] in _EXPECTED:
+        what = f"expected {_EXPECTED[first['type']]}; got {first['input']!r}"
+    elif first["type"] == "value_error":  # raised by our own validators, which say it all
         what = first["msg"].removeprefix("Value error, ")
     else:
         what = f"{first['msg'][0].lower()}{first['msg'][1:]}; got {first['input']!r}"

@@ -94,7 +94,8 @@ def _where(study: Study, row: Row) -> str:
     return "" if study.audit else f" at {omega(row)}"
 
 
-def _balanced(bias: Metric) -> bool:
+def balanced(bias: Metric) -> bool:
+    """Whether a bias is certainly small enough not to matter."""
     return bias.high is not None and bias.high <= BIAS_LIMIT
 
 
@@ -117,7 +118,7 @@ def _greedy(study: Study, row: Row) -> Finding | None:
     if greedy is None:
         return None
     told = f"Bias of greedy decoding {with_interval(greedy)}{_where(study, row)}."
-    if _balanced(greedy):
+    if balanced(greedy):
         return Finding("good", "Greedy answers are balanced", told)
     if not _biased(greedy):
         return Finding("note", "Whether greedy answers are balanced is not known", told + _OPEN)
@@ -218,7 +219,7 @@ def _held_out(study: Study, row: Row) -> Finding | None:
     if held is None or study.audit:
         return None
     told = f"Bias {with_interval(held)}{_where(study, row)}, on occupations never seen in the fit."
-    if _balanced(held):
+    if balanced(held):
         return Finding("good", "Held-out occupations are balanced", told)
     if not _biased(held):
         title = "Whether held-out occupations are balanced is not known"

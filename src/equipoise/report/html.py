@@ -124,7 +124,7 @@ def _part(study: Study, identifier: str, measures: Sequence[Measure]) -> dict[st
 
 
 def _occupations(study: Study) -> dict[str, Any]:
-    """Per-occupation bars, the most biased first.
+    """Per-occupation bars, from the most stereotypical to the least.
 
     Returns:
         ``groups``: names of the groups (empty for pro/anti tasks); ``greedy``: whether greedy
@@ -210,6 +210,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         ("Task", task.get("name")),
         ("Task digest", task.get("digest")),
         ("Items", ", ".join(f"{count:,} {kind}" for kind, count in items.items() if count)),
+        ("Shares wanted", ", ".join(f"{group} {share:g}" for group, share in study.target.items())),
         ("Method", results.get("method")),
         ("Steering", steering.get("digest")),
         (

@@ -50,7 +50,7 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
 
 
 def _sweep(study: Study) -> Table:
-    table = _table(f"{study.method} · {study.model} · {study.task}")
+    table = _table(f"{'audit' if study.audit else study.method} · {study.model} · {study.task}")
     _columns(table, "ω", "bias [95 %]", "parity", "greedy [95 %]", "abstains", "KL")
     for row in study.rows:
         bias = row.metric(BIAS)

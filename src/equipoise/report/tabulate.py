@@ -20,6 +20,8 @@ from equipoise.report.view import (
     capability,
 )
 
+_CERTIFIED = "… certified for sampled answers: change at most"
+
 
 @dataclass(frozen=True)
 class Tabulated:
@@ -91,7 +93,7 @@ def sections(study: Study) -> list[tuple[str, list[Line]]]:
     kept = [
         _metric(study, UNAMBIGUOUS),
         _drop(study, UNAMBIGUOUS),
-        _number(study, "… certified: change at most", *UNAMBIGUOUS.path, "certificate"),
+        _number(study, _CERTIFIED, *UNAMBIGUOUS.path, "certificate"),
         _number(study, "… of the answered only", *UNAMBIGUOUS.path, "answered_only"),
         _number(study, "… share answered", *UNAMBIGUOUS.path, "coverage"),
     ]
@@ -102,7 +104,7 @@ def sections(study: Study) -> list[tuple[str, list[Line]]]:
         kept += [
             _metric(study, measure),
             _drop(study, measure),
-            _number(study, "… certified: change at most", *measure.path, "certificate"),
+            _number(study, _CERTIFIED, *measure.path, "certificate"),
         ]
     classes = dict.fromkeys(name for row in study.rows for name in row.classes())
     table = [
@@ -167,8 +169,9 @@ def _metric(study: Study, measure: Measure) -> Line:
 
 
 def _drop(study: Study, measure: Measure) -> Line:
+    """The drop at every strength; an audit has nothing to compare with."""
     metrics = [row.metric(measure) for row in study.rows]
-    drops = [metric.drop if metric else None for metric in metrics]
+    drops = [metric.drop if metric and not study.audit else None for metric in metrics]
     perplexity = any(metric.perplexity for metric in metrics if metric)
     label = f"… {'relative rise' if perplexity else 'drop'} against ω = 0, one-sided limits"
     return Line(label, tuple((estimate(d), interval(d)) for d in drops))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from equipoise.report.benchmark import Figures, benchmark_figures, written
-from equipoise.report.findings import Finding, drop_text, findings, omega
+from equipoise.report.findings import Finding, balanced, drop_text, findings, omega
 from equipoise.report.numbers import estimate, listing, p_value, with_interval
 from equipoise.report.view import (
     ABSTENTION,
@@ -112,9 +112,13 @@ def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, s
         return _benchmark_headline(row, parts)
     if bias is None:
         return "The bias is undefined", f"{_why_undefined(row)} {_costs(study, row)}".strip()
-    found = not _at_parity(bias)
-    said = "follows the stereotype" if found else "shows no bias beyond chance"
-    headline = f"{study.model} {said}: per-occupation bias {estimate(bias)}"
+    if not _at_parity(bias):
+        said = f"{study.model} follows the stereotype"
+    elif balanced(bias):
+        said = f"{study.model} shows no bias beyond chance"
+    else:
+        said = f"Whether {study.model} is biased cannot be told from these items"
+    headline = f"{said}: per-occupation bias {estimate(bias)}"
     return headline, f"{with_interval(bias)} on {study.task}, {_parity(bias)}. {_costs(study, row)}"
 
 
@@ -169,8 +173,12 @@ def _movement(before: Metric | None, after: Metric) -> str:
 
 
 def _costs(study: Study, row: Row) -> str:
-    """Accuracy and the capability that lost most, each with its drop."""
+    """Accuracy and the capability that lost most, each with its drop; an audit has no drops."""
     sentences = []
+    if study.audit:
+        measures = [UNAMBIGUOUS, *map(capability, study.capabilities)]
+        known = [(measure.label, row.metric(measure)) for measure in measures]
+        return " ".join(f"{label} {with_interval(found)}." for label, found in known if found)
     if metric := row.metric(UNAMBIGUOUS):
         sentences.append(f"Unambiguous accuracy {with_interval(metric)}{drop_text(metric)}.")
     measured = [(n, m) for n in study.capabilities if (m := row.metric(capability(n)))]

@@ -257,6 +257,11 @@ class Study:
         return str(_table(self.results.get("task")).get("name") or "the task")
 
     @property
+    def target(self) -> Mapping[str, float]:
+        """Wanted share of each group; empty where equal shares are wanted."""
+        return _table(_table(self.results.get("task")).get("target"))
+
+    @property
     def method(self) -> str:
         """Name of the method; "unsteered" where nothing was fitted."""
         return str(self.results.get("method") or "unsteered")

@@ -95,6 +95,7 @@ def results(
             "name": task.name,
             "digest": task.digest,
             "items": {"ambiguous": ambiguous, "unambiguous": len(task.items) - ambiguous},
+            "target": task.target,
             "splits": {name: len(task.split(name)) for name in _used_splits(task)},
             "notes": list(task.notes),
         },

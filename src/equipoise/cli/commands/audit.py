@@ -27,6 +27,7 @@ def audit(
     with OutputFolder.claimed(output) as folder:
         from equipoise import study
 
+        next_words = ["run", *model.words(), *task.words(), *measure.words(), *common.words()]
         task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
@@ -42,4 +43,4 @@ def audit(
             )
         config = resolved(model, task, measure, common)
         outcome.leave(folder, "audit", config, result)
-    outcome.show(terminal, folder, result, ["run", model.model, *inputs.task_words(task)])
+    outcome.show(terminal, folder, result, next_words)

@@ -32,6 +32,7 @@ def fit(
         from equipoise import study
 
         method_settings = inputs.resolve_method(fit)
+        asked = [*task.words(), *common.words()]
         task = inputs.with_defaults(task, model)
         data = inputs.load_task(task, common.seed)
         capability = inputs.load_capabilities(task, common.seed)
@@ -81,5 +82,5 @@ def fit(
         *found.notes,
     )
     terminal.tell("wrote", f"{folder.path}/: the artifact and {config_file.NAME}")
-    following = ["equipoise", "sweep", model.model, "--steering", str(folder.path)]
-    terminal.tell("next", shlex.join([*following, *inputs.task_words(task)]))
+    named = ["equipoise", "sweep", *model.words(), "--steering", str(folder.path)]
+    terminal.tell("next", shlex.join([*named, *asked]))

@@ -56,5 +56,5 @@ def run(
             )
         config = resolved(model, task, fit, sweep, measure, common, method_settings=method_settings)
         outcome.leave(folder, "run", config, result, steering)
-    artifact = str(folder.path / outcome.STEERING)
-    outcome.show(terminal, folder, result, outcome.folding(result, model.model, artifact))
+    named = [*model.words(), "--steering", str(folder.path / outcome.STEERING)]
+    outcome.show(terminal, folder, result, outcome.following(result, steering, named))

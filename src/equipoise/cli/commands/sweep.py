@@ -50,5 +50,5 @@ def sweep(
         result.choose(sweep.max_capability_drop, interpolate=sweep.interpolate)
         config = resolved(model, steering, task, sweep, measure, common)
         outcome.leave(folder, "sweep", config, result)
-    following = outcome.folding(result, model.model, steering.steering)
-    outcome.show(terminal, folder, result, following)
+    named = [*model.words(), *steering.words()]
+    outcome.show(terminal, folder, result, outcome.following(result, artifact, named))
