@@ -1,4 +1,4 @@
-"""What the README promises: its Python runs, its commands parse, its files exist."""
+"""What the README and docs/python.md promise: their Python runs, commands parse, files exist."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
 def test_the_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,16 @@ def test_three_lines_for_plain_transformers(tmp_path: Path) -> None:
     inputs = model.tokenizer("Who?", return_tensors="pt", return_token_type_ids=False)
     code = blocks("python")[1].replace('"steering/"', repr(str(tmp_path / "steering")))
     exec(code, {"hf_model": model.hf, "inputs": inputs})
+
+
+def test_the_python_of_a_steering_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in blocks("python", (ROOT / "docs/python.md").read_text()):
+        exec(block, scope)
+    report, mask = scope["report"], scope["attachment"].mask  # type: ignore[attr-defined]
+    assert report.ok, report  # type: ignore[attr-defined]
+    assert mask.sum() == 2
 
 
 def test_the_commands_are_commands() -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from cli_words import QUICK
 
 from equipoise import Steering
@@ -127,7 +128,7 @@ def test_ctrl_c_during_a_fit_then_the_same_command_again(cli, checkpoint, task_f
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # sums, bit for bit
         # A shell's background jobs, and all they start, ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

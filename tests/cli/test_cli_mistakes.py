@@ -33,6 +33,7 @@ MISTAKES = {
     "missing task file": (["run", "--task", "no.jsonl"], "no.jsonl"),
     "unknown method": (["run", "--method", "dos"], "did you mean 'dso'"),
     "unknown setting": (["run", "--set", "stepz=3"], "did you mean 'steps'"),
+    "setting like no other": (["run", "--set", "qqq=3"], "no setting 'qqq'; it has: parameters, "),
     "setting out of range": (["run", "--set", "steps=0"], "steps"),
     "setting yes": (["run", "--set", "steps=yes"], "steps: expected a number"),
     "share true": (["run", "--set", "learning_rate=true"], "learning_rate: expected a number"),
@@ -50,7 +51,7 @@ MISTAKES = {
         ["run", "--capability", "mmlu:.", "--capability-option", "mmul.shots=5"],
         "capability 'mmul' is not measured (did you mean 'mmlu'?)",
     ),
-    "capability option unnamed": (["run", "--capability-option", "shots=5"], "NAME.KEY=VALUE"),
+    "capability option unnamed": (["run", "--capability-option", "shots=5"], "expected NAME.KEY"),
     "unknown capability option": (
         ["run", "--capability-option", "builtin.shots=5"],
         "capability 'builtin' has no option 'shots'; it has none",
@@ -95,6 +96,10 @@ CONFIGS = {
     "key twice": ("seed: 1\ntask: a\nseed: 2\n", "c.yaml:3: key 'seed' is given twice"),
     "setting twice": ("method_settings:\n  l1: 1\n  l1: 2\n", "c.yaml:3: key 'l1' is given"),
     "key twice, spelt anew": ("max-new-tokens: 1\nmax_new_tokens: 2\n", "max_new_tokens is given"),
+    "capability option unnamed": (
+        "capability_options: {shots: 5}\n",
+        "equipoise: capability option 'shots': expected NAME.KEY",
+    ),
     "task options no mapping": ("task_options: 3\n", "c.yaml: task_options"),
     "nested without end": ("seed: " + "[" * 3000, "c.yaml: not YAML of options: nested too deep"),
     "no such day": ("revision: 2024-13-01\n", "c.yaml: not YAML: month must be in 1..12"),

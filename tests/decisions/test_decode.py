@@ -46,6 +46,10 @@ def test_twins_of_equal_distributions_answer_alike(attribute: bool) -> None:
     assert len(set(found[:, 0])) == 3
 
 
+def test_decisions_show_themselves_in_one_line() -> None:
+    assert repr(with_shares(twins(2), [0.5, 0.5])) == "Decisions(4 items, strength 0)"
+
+
 def test_nearly_equal_distributions_rarely_part() -> None:
     items = twins(2000)
     scores = np.log(np.tile([[0.49, 0.31, 0.2], [0.51, 0.29, 0.2]], (2000, 1)))

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.decisions.sample import parse_answer, sample_answers, sample_log_probs
+from equipoise.decisions.write import write, write_at
+from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.tasks.item import Item
 
@@ -118,6 +120,17 @@ def test_sampling_is_seeded_and_leaves_the_generator_alone(tiny: Model) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert sample_answers(tiny, PROMPTS, rollouts=2, seed=3).texts == one.texts
     assert sample_answers(tiny, PROMPTS, rollouts=2, seed=4).texts != one.texts
+
+
+def test_a_model_that_counts_padding_does_not_write_to_padded_prompts(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["The nurse left", "The nurse met the mechanic and left"]
+    alone = [write(tiny, [prompt], temperature=0).texts[0] for prompt in prompts]
+    monkeypatch.setattr("equipoise.decisions.write.counts_padding", lambda model: True)
+    with pytest.raises(EquipoiseError, match=r"changes with padding.*answers: options"):
+        write(tiny, prompts, temperature=0)
+    assert write_at(tiny, prompts, temperature=0, max_new_tokens=16) == [tuple(alone)]
 
 
 def test_greedy_is_what_the_model_says_most(tiny: Model) -> None:

@@ -100,6 +100,35 @@ def test_accuracy_and_its_drop() -> None:
     assert alone["drop"] is None
 
 
+def test_a_gate_that_stayed_shut_is_no_proof_of_no_drop() -> None:
+    """The very scores of the base, at another strength: what other prompts lose is not known."""
+    shut = accuracy(quiz([True] * 32, strength=1.0), quiz([True] * 32))
+    assert shut is not None
+    assert (
+        shut["drop"]["high"]
+        == -shut["drop"]["low"]
+        == pytest.approx(1.645**2 / (32 + 1.645**2), 1e-3)
+    )
+    tokens = np.full(32, 50)
+    losses = 150 + np.arange(32.0)
+    for same in (losses.copy(), losses + 1e-6):  # in another row of a batch, to rounding
+        rise = perplexity(same, tokens, losses)["drop"]
+        assert rise["estimate"] == pytest.approx(0, abs=1e-6)
+        assert (rise["low"], rise["high"]) == (shut["drop"]["low"], shut["drop"]["high"])
+    assert perplexity(losses, tokens, losses)["drop"] == dict.fromkeys(
+        ("estimate", "low", "high"), 0
+    )
+    one = perplexity(losses[:1].copy(), tokens[:1], losses[:1])["drop"]
+    assert one == {"estimate": 0, "low": None, "high": None}
+
+
+def test_a_document_without_a_token_to_score_is_no_unit() -> None:
+    found = perplexity(np.array([30.0, 0.0]), np.array([10, 0]), np.array([20.0, 0.0]))
+    assert found["n"] == 1
+    assert found["low"] is found["high"] is found["drop"]["low"] is found["drop"]["high"] is None
+    assert found["drop"]["estimate"] == pytest.approx(math.e - 1)
+
+
 def test_a_drop_needs_the_same_items() -> None:
     with pytest.raises(EquipoiseError, match="paired by item"):
         accuracy(quiz([True, True], strength=1.0), quiz([True]))

@@ -164,6 +164,8 @@ def test_bars_of_two_sides() -> None:
     assert nurse["difference"]["low"] < 0.225 < nurse["difference"]["high"]
     assert cook["difference"] == {"estimate": pytest.approx(0.6), "low": None, "high": None}
     assert "groups" not in nurse
+    # No option abstains: that is not the same as never abstaining.
+    assert by_context(sided([("nurse", "n1", (0.6, 0.4))]))["nurse"]["abstain"] is None
 
 
 def test_bars_of_groups() -> None:

@@ -168,3 +168,38 @@ def test_parity_test_keeps_its_level(groups: int) -> None:
         assert found is not None
         p_values.append(found.parity_p)
     assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= 0.09
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_shared_twins_leave_the_estimate_unbiased_but_even_pairing_makes_it_low(
+    drawn: bool,
+) -> None:
+    """Two lists of 10 occupations, whose answers depend on both of a pair (docs/metrics.md)."""
+    rng = np.random.default_rng(3)
+    names, errors = 10, []
+    every_pair = np.stack(np.divmod(np.arange(names * names), names), axis=1)
+    for _ in range(2 * REPEATS):
+        lean = np.tanh(rng.normal(0, 0.8, (names, 1)) + rng.normal(0, 0.8, names))
+        truth = np.concatenate([lean.mean(1), lean.mean(0)])
+        pairs = rng.integers(names, size=every_pair.shape) if drawn else every_pair
+        difference = lean[tuple(pairs.T)] + rng.normal(0, 0.2, len(pairs))
+        # A twin is evidence on both occupations of its pair; rows go by context.
+        context = np.concatenate([pairs[:, 0], names + pairs[:, 1]])
+        twin = np.tile(np.arange(len(pairs)), 2)
+        order = np.argsort(context, kind="stable")
+        shared = Evidence(
+            groups=("pro", "anti"),
+            contexts=tuple(f"o{c:02d}" for c in range(2 * names)),
+            context=context[order],
+            twin=twin[order],
+            deviation=two_sided(difference[twin[order]]),
+            answered=np.ones(len(twin)),
+            offered=np.full(2 * names, 2),
+            farthest=np.full(2 * names, 0.5),
+            links=np.stack([twin, context], axis=1)[order],
+        )
+        found = estimate_bias(shared, flips=1)
+        assert found is not None
+        errors.append(found.mean_square - (truth**2).mean())
+    error, doubt = np.mean(errors), np.std(errors) / len(errors) ** 0.5
+    assert abs(error) < 4 * doubt if drawn else error == pytest.approx(-0.023, abs=4 * doubt)

@@ -13,6 +13,7 @@ from fairness_tables import grouped, quiz, sided
 
 from equipoise.errors import EquipoiseError
 from equipoise.fairness import accuracy, assert_finite, choose_strength, summarise
+from equipoise.fairness.interval import ONE_SIDED_95, paired_upper_limit
 
 CONTRACT = {
     "per_occupation_bias": {"estimate", "low", "high", "plug_in", "parity"},
@@ -151,6 +152,28 @@ def test_interpolation_goes_to_where_the_budget_is_spent() -> None:
     assert choose_strength(SWEEP, 0.05, interpolate=True).strength == 1.0
 
 
+def test_an_interpolated_limit_is_never_below_that_of_unchanged_answers() -> None:
+    """At ω = 0 there is no doubt; next to it, as much as unchanged answers leave."""
+    sweep = [row(0.0, 0.5, toy=0.0), row(1.0, 0.1, toy=0.02)]
+    for one in sweep:
+        one["capability"]["toy"]["n"] = 240
+    least = paired_upper_limit(0, 0, 240)
+    assert least == pytest.approx(ONE_SIDED_95**2 / (240 + ONE_SIDED_95**2))
+    assert choose_strength(sweep, 0.01, interpolate=True).strength == 0  # .01 < .0111
+    near = choose_strength(sweep, 0.015, interpolate=True)
+    assert (near.strength, near.limits["toy"]) == (pytest.approx(0.75), pytest.approx(0.015))
+    sweep.insert(1, row(0.5, 0.45, toy=0.001))  # answers gained: a limit below the least
+    sweep[1]["capability"]["toy"]["n"] = 240
+    assert choose_strength(sweep, 0.0111, interpolate=True).strength == 0.5
+    between = choose_strength(sweep, 0.0112, interpolate=True)
+    assert between.strength > 0.5
+    assert between.limits["toy"] >= least
+    # A perplexity is paired without a chance of its own: it starts at 0.
+    for one in sweep:
+        one["capability"]["toy"]["unit"] = "perplexity"
+    assert choose_strength(sweep[::2], 0.01, interpolate=True).strength == pytest.approx(0.5)
+
+
 def test_an_unmeasured_drop_never_fits() -> None:
     sweep = [row(0.0, 0.5, toy=0.0), row(0.5, 0.1, toy=None), row(1.0, 0.2, toy=0.005)]
     for interpolate in (False, True):
@@ -187,9 +210,17 @@ def test_a_negative_strength_is_chosen_by_the_same_rule_and_only_if_it_is_better
 def test_undefined_biases_and_bad_budgets() -> None:
     undefined = choose_strength([row(0.0, 0.4, toy=0), row(1.0, None, toy=0)], 0.01)
     assert undefined.strength == 0
-    assert "is known at no strength but 0;" in undefined.rule
+    why = "no occupation has two twins with answers to compare"
+    assert f"is known at no strength but 0 ({why});" in undefined.rule
     nowhere = choose_strength([row(0.0, None, toy=0), row(1.0, None, toy=0)], 0.01)
-    assert "is known at no strength;" in nowhere.rule
+    assert f"is known at no strength ({why});" in nowhere.rule
+    single = [row(w, None, toy=0) | {"by_occupation": {"a": {"twins": 1}}} for w in (0.0, 1.0)]
+    assert "a single twin here, and one twin has no variance: give more items" in (
+        choose_strength(single, 0.01).rule
+    )
+    silent = [row(w, None, toy=0) | {"abstention": {"estimate": 1.0}} for w in (0.0, 1.0)]
+    assert "(every answer abstains)" in choose_strength(silent, 0.01).rule
+    assert "no strength but 0 was swept;" in choose_strength(SWEEP[1:2], 0.01).rule
     assert choose_strength([], 0.01).bias is None
     for budget in (-0.1, 1.5, math.nan):
         with pytest.raises(EquipoiseError, match="not a share"):

@@ -394,7 +394,7 @@ def test_steering_that_the_budgets_empty_is_warned_about(tiny: Model) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"stepz": 3}, "dso: stepz: .*did you mean 'steps'"),
+        ({"stepz": 3}, "dso has no setting .stepz. \\(did you mean .steps.\\?\\)"),
         ({"steps": 0}, "dso: steps: input should be greater"),
         ({"estimator": "magic"}, "dso: estimator: "),
         ({"answers": "text"}, "^dso: answers='text' are sampled"),

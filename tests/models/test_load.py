@@ -34,7 +34,7 @@ def test_the_default_is_the_first_bundled_model():
 
 def test_half_precision_is_widened_on_a_cpu_unless_asked_for(folder):
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
-    assert load(str(folder), device="cpu").hf.dtype == torch.float32
+    assert load(folder, device="cpu").hf.dtype == torch.float32
     assert load(str(folder), device="cpu", dtype="bfloat16").hf.dtype == torch.bfloat16
 
 

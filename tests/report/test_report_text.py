@@ -12,6 +12,8 @@ from rich.console import Console
 
 from equipoise.errors import EquipoiseError
 from equipoise.report import model_card, results_table
+from equipoise.report.html import render
+from equipoise.report.numbers import counted
 
 CONFIG = {"base_model_name_or_path": "org/model-1B", "revision": "abc123", "method": "dso"}
 
@@ -45,12 +47,36 @@ def test_missing_is_a_dash_and_audit_marks_nothing() -> None:
         ["1", "–"],
     ]
     assert "▸" not in printed(samples.audit())
+    assert "14.21 [13.60, 14.90]" in printed(samples.audit())  # a perplexity
+
+
+def test_no_number_is_cut_however_many_capabilities() -> None:
+    for results, width in ((samples.audit(), 80), (samples.sweep(), 60), (samples.sweep(), 30)):
+        told = "[.941, .961]" if len(results["sweep"]) == 1 else ".948 (.003)"
+        for row in results["sweep"]:
+            facts = row["capability"]["facts"]
+            row["capability"] = {f"skill-{number}": facts for number in range(5)}
+        text = printed(results, width)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        assert text.count(told) == 5
+        assert all(f"skill-{number}" in text for number in range(5))
 
 
 def test_interpolated_choice_is_under_the_table() -> None:
     results = samples.sweep()
     results["chosen"]["strength"] = 0.75
     assert "chosen: 0.75, interpolated" in printed(results)
+
+
+def test_one_thing_is_written_as_one() -> None:
+    assert [counted(n, "site") for n in (0, 1, 2, 1024)] == [
+        "0 sites", "1 site", "2 sites", "1,024 sites",
+    ]  # fmt: skip
+    results = samples.sweep()
+    results["steering"] |= {"sites": 1, "parameters": 1, "nonzero": 1}
+    assert "1 site, 1 parameter, 1 of them not zero" in render(results)
+    assert "17 sites, 8,704 parameters, 6,120 of them not zero" in render(samples.sweep())
 
 
 def test_a_benchmark_by_category_fits() -> None:

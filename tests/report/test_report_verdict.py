@@ -56,6 +56,9 @@ def test_no_strength_fits() -> None:
     verdict = judge(Study(results))
     assert verdict.headline == "No strength above 0 is recommended"
     assert "no swept strength fits" in verdict.lead
+    below = samples.unfitting()
+    below["sweep"][1]["strength"] = -0.2
+    assert judge(Study(below)).headline == "No strength but 0 is recommended"
     assert "lowest steered bias is 0.021" in verdict.lead
     titles = [warning.title for warning in verdict.warnings]
     assert titles == [
@@ -63,6 +66,23 @@ def test_no_strength_fits() -> None:
         "A trivial rule may be at work",
         "Unambiguous accuracy is lost",
     ]
+
+
+@pytest.mark.parametrize(("fair", "says"), [
+    (0.05, "Fair (seeded-hash) decoding is deterministic too and has 0.050 [0.030, 0.070]."),
+    (0.7, "Fair (seeded-hash) decoding has no less: 0.700 [0.680, 0.720]."),
+    (None, "Sampled answers have the bias by probability, 0.021 ["),
+])  # fmt: skip
+def test_another_decoding_is_recommended_as_far_as_it_was_measured(
+    fair: float | None, says: str
+) -> None:
+    results = samples.unfitting()  # greedy bias .61
+    decoded = None if fair is None else {"per_occupation_bias": samples.bias(fair)}
+    results["sweep"][-1]["seeded_hash"] = decoded
+    found = finding(results, "Greedy answers")
+    assert found
+    assert says in found.text
+    assert fair is not None or "seeded-hash" not in found.text
 
 
 def test_audit_says_what_the_model_does_and_claims_no_steering() -> None:
@@ -179,11 +199,21 @@ def test_a_bias_remains_only_where_there_was_one(path: tuple[str, ...], word: st
     assert finding(results, word)
 
 
-def test_interpolated_choice_shows_the_measured_strength_below() -> None:
+def test_unmeasured_choice_shows_the_nearest_steered_row_and_says_so() -> None:
     results = samples.sweep()
     results["chosen"]["strength"] = 0.75
-    assert Study(results).shown.strength == 0.6
+    assert Study(results).shown.strength == 0.8
     assert finding(results, "0.75 was interpolated")
+    says = "At ω = 0.8, the nearest measured to the chosen 0.75, per-occupation bias falls from"
+    assert plain(judge(Study(results)).headline).startswith(says)
+    # Never the unsteered model, however near: the headline is about steering.
+    results["chosen"]["strength"] = 0.05
+    assert Study(results).shown.strength == 0.2
+    results["sweep"] = [results["sweep"][0], results["sweep"][-1]]
+    assert Study(results).shown.strength == 1.0
+    results["sweep"][1]["per_occupation_bias"] = None
+    headline = plain(judge(Study(results)).headline)
+    assert headline == "At ω = 1, the nearest measured to the chosen 0.05, the bias is undefined"
 
 
 def test_without_a_choice_the_strength_furthest_from_0_is_shown() -> None:

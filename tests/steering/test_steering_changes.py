@@ -39,7 +39,7 @@ def test_a_tensor_of_strengths_may_be_filled_anew_and_set_again(model, before, a
         assert torch.equal(logits(model), kept)  # it was copied
         attachment.strength = strength
         assert torch.equal(logits(model), wanted)
-        assert attachment.values == tuple(strength.reshape(-1).tolist())
+        assert attachment.setting.values == tuple(strength.reshape(-1).tolist())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -56,7 +56,7 @@ def test_a_learned_strength_is_followed(model, dtype):
             learned.copy_(torch.tensor([0.5, 1.0]))
         assert torch.equal(logits(model), wanted)
         assert not torch.equal(before, wanted)
-        assert attachment.values == (0.5, 1.0)
+        assert attachment.setting.values == (0.5, 1.0)
 
 
 def test_a_cache_filled_before_a_learned_strength_moved_is_refused(model):

@@ -92,9 +92,9 @@ def test_a_steering_lost_in_the_fold_is_found(family, weaker, dtype, monkeypatch
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("of", [torch.Tensor.max, torch.Tensor.mean, lambda s: s[0]])
 def test_one_strength_for_all_rows_is_found(of, dtype, monkeypatch):
-    def same(attachment, h, key):
-        found = factor.factor(attachment, h, key)
-        return of(attachment.strength).to(found) if attachment.per_row else found
+    def same(attachment, setting, h, key):
+        found = factor.factor(attachment, setting, h, key)
+        return of(setting.strength).to(found) if setting.per_row else found
 
     monkeypatch.setattr(hooks, "factor", same)
     model = build("llama", dtype)

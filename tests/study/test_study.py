@@ -129,7 +129,9 @@ def test_run_writes_the_contract(tiny: Model, tmp_path: Path) -> None:
     assert base["kl"] == {"ambiguous": 0.0, "anchor": 0.0}
     assert top["kl"]["ambiguous"] > 0
     assert base["unambiguous_accuracy"]["drop"]["estimate"] == 0
-    assert base["capability"][READING.name]["drop"]["estimate"] == 0
+    none = {"estimate": 0.0, "low": 0.0, "high": 0.0}  # the base itself: no doubt either
+    for metric in (base["unambiguous_accuracy"], *base["capability"].values()):
+        assert metric["drop"] == none
     # Occupations no fit has seen stand on their own.
     assert "carpenter" not in base["by_occupation"]
     assert set(base["held_out"]) == {
@@ -199,9 +201,13 @@ def test_audit_of_a_task_file(tiny: Model, tmp_path: Path) -> None:
 
 
 def test_audit_of_one_split(tiny: Model) -> None:
-    (row,) = audit(tiny, whole_task(), split="test", capability=[SKILL]).rows
+    both = [SKILL, READING]
+    (row,) = audit(tiny, whole_task(), split="test", capability=both).rows
     assert row["by_occupation"]["nurse"]["n"] == 6
     assert row["capability"]["places"]["n"] == 6
+    assert row["capability"][READING.name]["n"] == 3
+    (row,) = audit(tiny, whole_task(), capability=both).rows
+    assert row["capability"][READING.name]["n"] == 9  # nothing was fitted on documents
     with pytest.raises(EquipoiseError, match="no item in the part"):
         audit(tiny, small_task(splits=("train",)), split="test")
 
@@ -325,6 +331,51 @@ def test_a_steering_worse_than_the_base_is_not_chosen(
     monkeypatch.setattr(measuring, "decide", worse)
     result = sweep(tiny, small_task((3, 3, 3, 3)), Steering.identity(tiny), [0.5, 1.0])
     assert result.choose(1.0).strength == 0
+
+
+@pytest.mark.parametrize(("lost_from", "chosen"), [(0.9, 0.75), (0.6, 0.5)])
+def test_an_interpolated_strength_is_measured_and_chosen_only_if_it_fits(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, lost_from: float, chosen: float
+) -> None:
+    """Bias falls evenly; from some strength on every unambiguous answer is wrong."""
+
+    def share(item: Item, option: int, strength: float) -> float:
+        if item.sides:
+            return {"pro": 1.1 - strength}.get(str(item.sides[option]), 0.0) - 5
+        return -1.0 if (option == item.answer) == (strength < lost_from) else -9.0
+
+    asked: list[list[float]] = []
+
+    def decided(_model: Model, items: Sequence[Item], **given: Any) -> list[Decisions]:
+        asked.append(list(given["strengths"]))
+        width = max(len(item.options) for item in items)
+        tables = []
+        for w in given["strengths"]:
+            scores = np.full((len(items), width), -np.inf)
+            for i, item in enumerate(items):
+                scores[i, : len(item.options)] = [
+                    share(item, k, w) for k in range(len(item.options))
+                ]
+            tables.append(Decisions(tuple(items), scores, np.zeros(len(items)), w))
+        return tables
+
+    monkeypatch.setattr(measuring, "decide", decided)
+    task, steering = small_task((3, 3, 3, 3)), Steering.identity(tiny)
+    result = sweep(
+        tiny, task, steering, [0.5, 1], max_capability_drop=0.7017, interpolate=True
+    )  # unchanged answers leave .403 of 4, lost ones 1: the line crosses .7017 halfway
+    assert asked == [[0.0, 0.5, 1.0], [0.0, 0.75], [0.0, 0.5, 0.75, 1.0]]
+    for rows in (result.rows, result.validation):
+        assert [row["strength"] for row in rows] == [0.0, 0.5, 0.75, 1.0]
+    found = result.data["chosen"]
+    assert (found["strength"], found["interpolated"]) == (chosen, False)
+    drop = next(row for row in result.validation if row["strength"] == chosen)
+    assert found["limits"] == {"unambiguous_accuracy": drop["unambiguous_accuracy"]["drop"]["high"]}
+    # Without the model nothing is measured, and the rule says so.
+    del result.data["sweep"][2], result.validation[2]
+    guess = result.choose(0.7017, interpolate=True)
+    assert guess.interpolated
+    assert "not measured" in guess.rule
 
 
 @pytest.mark.parametrize(

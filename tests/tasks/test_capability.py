@@ -1,6 +1,7 @@
 import json
 import sys
 import types
+import warnings
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import list_capabilities, load_capability
+from equipoise.tasks import SPLITS, list_capabilities, load_capability
 from equipoise.tasks.capability import told_apart
 from equipoise.tasks.documents import LONGEST, read_documents
 
@@ -34,11 +35,41 @@ def test_a_text_file_is_cut_at_blank_lines(tmp_path):
     assert capability.texts("train") == tuple(f"text {n}\nmore" for n in range(4))
     assert capability.texts("validation") == ("text 4\nmore", "text 5\nmore")
     assert capability.texts("test") == tuple(f"text {n}\nmore" for n in range(6, 10))
+    assert capability.texts() == tuple(f"text {n}\nmore" for n in range(10))  # an audit's
+    told = f"train=4, validation=2, test=4, digest='{capability.digest[:8]}'"
+    assert repr(capability) == f"Capability('perplexity:notes.txt', {told})"
     few = load_capability(f"perplexity:{path}", limit=2, seed=1)
     assert [len(few.texts(split)) for split in ("train", "validation", "test")] == [2, 2, 2]
     assert few == load_capability(f"perplexity:{path}", limit=2, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("count", "parts"),
+    [
+        (1, (0, 1, 0)),
+        (2, (0, 1, 1)),
+        (3, (0, 2, 1)),
+        (4, (0, 2, 2)),
+        (5, (1, 2, 2)),
+        (9, (3, 2, 4)),
+        (20, (8, 4, 8)),
+        (1000, (400, 200, 400)),
+    ],
+)
+def test_few_documents_have_limits_before_anchors(tmp_path, count, parts):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([f"text {n}" for n in range(count)]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        capability = load_capability(f"perplexity:{path}")
+    assert tuple(len(capability.texts(part)) for part in SPLITS[:3]) == parts
+    assert len(capability.texts()) == count
+    assert [str(one.message).startswith(f"{path}: {count} document") for one in told] == (
+        [True] if count < 4 else []
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*one document has no limits")
 def test_capabilities_of_one_name_take_in_their_folders(tmp_path):
     loaded = {}
     for folder in ("a/en/da", "b/en/da", "b/en/db"):
@@ -70,12 +101,14 @@ def test_capabilities_of_one_name_take_in_their_folders(tmp_path):
     assert all(one.name.startswith("mmlu:") for one in found)
 
 
+@pytest.mark.filterwarnings("ignore:.*one document has no limits")
 def test_a_json_list_keeps_its_documents(tmp_path):
     path = tmp_path / "t.json"
     path.write_text(json.dumps(["one\n\nstill one", "two", "  ", "three"]))
     assert [d.text for d in read_documents(path)] == ["one\n\nstill one", "two", "three"]
 
 
+@pytest.mark.filterwarnings("ignore:.*one document has no limits")
 @given(st.lists(st.text(st.sampled_from("abc \n"), max_size=40), max_size=12))
 def test_cutting_loses_no_word(tmp_path_factory, parts):
     text = " word ".join(part * 97 for part in parts)

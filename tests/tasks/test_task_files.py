@@ -12,7 +12,7 @@ from equipoise.tasks import SPLITS, Item, Task, read_jsonl, write_jsonl
 ROW = {
     "id": "w12a",
     "context": "nurse",
-    "prompt": "Who is meant?",
+    "prompt": "She left. Who is meant?",
     "options": ["the nurse", "the doctor", "cannot tell"],
     "sides": ["pro", "anti", "abstain"],
     "answer": None,
@@ -20,6 +20,7 @@ ROW = {
     "classes": ["female-list", "male-list", None],
     "attribute": ["she", "her"],
 }
+EMPTY = ["context", "twin", "classes", "attribute", "images", "split", "id", "sides", "groups"]
 
 
 def write(path, *rows):
@@ -47,7 +48,7 @@ def test_reads_the_contract_example(tmp_path):
     assert item == Item(
         id="w12a",
         contexts=("nurse",),
-        prompt="Who is meant?",
+        prompt="She left. Who is meant?",
         options=("the nurse", "the doctor", "cannot tell"),
         sides=("pro", "anti", "abstain"),
         answer=None,
@@ -64,11 +65,13 @@ def test_optional_fields_have_defaults(tmp_path):
     (first, second) = read_jsonl(write(tmp_path / "t.jsonl", row, row)).items
     assert (first.id, first.twin, first.contexts) == ("line-1", "line-1", ())
     assert second.id == "line-2"
+    nulls = write(tmp_path / "n.jsonl", *[row | dict.fromkeys(EMPTY)] * 2)
+    assert read_jsonl(nulls).items == (first, second)  # as pandas and datasets write them
 
 
 def test_context_may_be_a_list_and_groups_replace_sides(tmp_path):
     row = {
-        "context": ["nurse", "mechanic", "nurse"],
+        "context": ["nurse", "mechanic"],
         "prompt": "?",
         "options": ["a", "b", "c"],
         "groups": ["black_woman", "white_man", None],
@@ -107,7 +110,15 @@ def test_context_may_be_a_list_and_groups_replace_sides(tmp_path):
         ({"sides": ["pro", None, "abstain"]}, "at least one 'pro' and one 'anti'"),
         ({"sides": None, "groups": ["a", "a", None]}, "two different groups"),
         ({"context": []}, "needs a context"),
-        ({"context": ["nurse", ""]}, "needs a context"),
+        ({"context": None}, "needs a context"),
+        ({"context": ["nurse", ""]}, r"context\[1\] is empty"),
+        ({"context": " "}, "context is empty"),
+        ({"context": "", "answer": 0}, "context is empty"),
+        ({"context": ["nurse", "baker", "nurse"]}, "context 'nurse' is given twice"),
+        ({"sides": None, "groups": ["a", "", "b"]}, r"groups\[1\] is empty"),
+        ({"classes": ["", None, None]}, r"classes\[0\] is empty"),
+        ({"attribute": ["she", " "]}, r"attribute\[1\] is empty"),
+        ({"attribute": ["he", "his"]}, r"attribute \['he', 'his'\]: none of the words stands in"),
         ({"split": "dev"}, "split should be 'train', 'validation', 'test' or 'unseen', got 'dev'"),
         ({"contxt": "nurse"}, r"unknown field 'contxt' \(did you mean 'context'\?\)"),
         ({"zzzz": 1}, "unknown field 'zzzz'; known: "),
@@ -167,8 +178,8 @@ def test_rules_between_rows(tmp_path):
 
 def test_line_separators_inside_strings_are_text(tmp_path):
     path = tmp_path / "t.jsonl"
-    path.write_text(json.dumps({**ROW, "prompt": "a\u2028b\x85c"}, ensure_ascii=False), "utf-8")
-    assert read_jsonl(path).items[0].prompt == "a\u2028b\x85c"
+    path.write_text(json.dumps({**ROW, "prompt": "she a\u2028b\x85c"}, ensure_ascii=False), "utf-8")
+    assert read_jsonl(path).items[0].prompt == "she a\u2028b\x85c"
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
@@ -179,11 +190,12 @@ def items(draw, grouped):
     options = draw(st.lists(text, min_size=2, max_size=4, unique_by=str.strip))
     ambiguous = draw(st.booleans())
     blank = [None] * (len(options) - 2)
+    prompt = draw(text)
     labels = (None, ("a", "b", *blank)) if grouped else (("pro", "anti", *blank), None)
     labels = labels if ambiguous else (None, None)
     return Item(
         id=draw(text),
-        prompt=draw(text),
+        prompt=prompt,
         options=tuple(options),
         contexts=tuple(draw(st.lists(text, min_size=ambiguous, max_size=3, unique=True))),
         sides=labels[0],
@@ -191,7 +203,7 @@ def items(draw, grouped):
         answer=None if ambiguous else draw(st.integers(0, len(options) - 1)),
         twin=draw(text),
         classes=draw(st.none() | st.just(tuple(options))),
-        attribute=tuple(draw(st.lists(text, max_size=2))),
+        attribute=(prompt, *draw(st.lists(text, max_size=2))) if draw(st.booleans()) else (),
         split=draw(st.sampled_from(SPLITS[:3])),
     )
 
@@ -242,6 +254,11 @@ def test_images_are_written_relative_to_the_file(tmp_path):
     write_jsonl(Task("t", (item,)), path)
     assert json.loads(path.read_text())["images"] == ["a.png"]
     assert read_jsonl(path).items == (item,)
+
+
+def test_a_task_shows_itself_in_one_line(tmp_path):
+    task = read_jsonl(write(tmp_path / "mine.jsonl", ROW | {"split": "test"}))
+    assert repr(task) == f"Task('mine', test=1, digest='{task.digest[:8]}')"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from equipoise import catalogue
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import Item, Task, TaskSource, list_tasks, load_task
+from equipoise.tasks import Item, Task, TaskSource, list_tasks, load_task, task_options
 
 ITEM = Item(id="a", twin="a", prompt="?", options=("x", "y"), answer=0)
 ROW = {"prompt": "?", "options": ["x", "y"], "answer": 0}
@@ -74,6 +74,14 @@ def test_every_builtin_is_listed():
 def test_unknown_names_and_options_are_named():
     with pytest.raises(EquipoiseError, match=r"unknown task 'pronuns' \(did you mean 'pronouns'"):
         load_task("pronuns")
+    with pytest.raises(EquipoiseError, match="unknown task 'nope'; there are"):
+        load_task("nope")  # not like 'unqover' at all
+    with pytest.raises(EquipoiseError, match="unknown task"):
+        load_task("x" * 5000)
+    for place, what in ((".", "is a folder"), ("items.txt", "is no file that exists")):
+        for call in (load_task, task_options):
+            with pytest.raises(EquipoiseError, match=rf"{what}; a task file ends in \.jsonl"):
+                call(place)
     with pytest.raises(EquipoiseError, match="has no option 'colour'"):
         load_task("pronouns", colour=1)
     with pytest.raises(EquipoiseError, match="takes no data path"):

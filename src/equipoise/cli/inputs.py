@@ -76,13 +76,11 @@ def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
     for key, value in options.capability_options.items():
         name, dot, option = key.partition(".")
         if not dot:
-            raise EquipoiseError(
-                f"--capability-option: expected NAME.KEY=VALUE, as in mmlu.shots=5; got {key!r}"
-            )
+            raise EquipoiseError(f"capability option {key!r}: expected NAME.KEY, as in mmlu.shots")
         if name not in named:
             raise EquipoiseError(
-                f"--capability-option {key}: capability {name!r} is not measured"
-                f"{did_you_mean(name, named)}; ask for it with --capability {name}"
+                f"capability option {key!r}: capability {name!r} is not measured"
+                f"{did_you_mean(name, named)}; name it among the capabilities too"
             )
         named[name][option] = value
     return [

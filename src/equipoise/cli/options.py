@@ -266,7 +266,7 @@ class SweepOptions(Options):
         allow_inf_nan=False,
         description="budget for the upper 95 % limit of every drop",
     )
-    interpolate: bool = Field(False, description="also choose between the strengths measured")
+    interpolate: bool = Field(False, description="also try a strength between two of these")
 
 
 class SteeringOptions(Options):

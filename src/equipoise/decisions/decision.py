@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.tasks.item import Item
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decisions:
     """Option scores of items at one strength.
 
@@ -30,6 +30,9 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"Decisions({len(self)} items, strength {self.strength:g})"
 
     @property
     def mass(self) -> np.ndarray:

@@ -10,7 +10,6 @@ probabilities (ours; spec/findings.md, "Objective and greedy decoding").
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from equipoise.decisions.decision import Decisions
+from equipoise.tasks.attribute import whole_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,9 +36,7 @@ GENDERED_WORDS: tuple[str, ...] = (
 
 def uniform_hash(text: str, *, attribute: Iterable[str] = GENDERED_WORDS, seed: int = 0) -> float:
     """A number in [0, 1) that depends on the text less its attribute words, and on the seed."""
-    words = sorted({re.escape(w) for w in attribute}, key=len, reverse=True)
-    pattern = rf"(?<!\w)(?:{'|'.join(words)})(?!\w)"
-    masked = re.sub(pattern, "\0", text, flags=re.I) if words else text
+    masked = whole_words(attribute).sub("\0", text)
     digest = hashlib.sha256(f"{seed}\n{masked}".encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
 

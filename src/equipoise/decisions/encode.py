@@ -90,7 +90,8 @@ def token_ids(
     If ``special``, with the tokens that the tokenizer puts before a text; never with those that
     some put after it: beyond an end of text there is nothing to decide.
     """
-    found = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+    # Lengths are ours to judge, and long texts are read in windows: no warning of its own.
+    found = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
     after = _special_tokens_after(tokenizer) if special else 0
     return [list(ids[: len(ids) - after]) for ids in found]
 

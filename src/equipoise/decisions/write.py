@@ -12,6 +12,7 @@ from torch import Tensor
 from equipoise.decisions.batch import counts_padding, left_pad
 from equipoise.decisions.encode import prompt_text, token_ids
 from equipoise.decisions.ladder import BATCH_TOKENS, attached
+from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
 
@@ -56,10 +57,17 @@ def write(
 
     Raises:
         EquipoiseError: A prompt and its answer have more tokens than the model has positions for (a
-            warning where those are rotary).
+            warning where those are rotary); prompts of several lengths for a model that counts
+            padding.
     """
     tokenizer, device = model.tokenizer, model.device
     encoded = [_encode(model, prompt, max_new_tokens) for prompt in prompts]
+    if len(set(map(len, encoded))) > 1 and counts_padding(model.hf):
+        raise EquipoiseError(
+            f"{model.name}: what this architecture writes changes with padding, so that prompts of "
+            "different lengths cannot share a batch; a fit can choose among the options instead "
+            "(answers: options)"
+        )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     prompt, mask = left_pad(encoded, pad, device)
     how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}

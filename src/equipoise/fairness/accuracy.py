@@ -17,9 +17,13 @@ from equipoise.fairness.interval import (
     Interval,
     clustered_ratio,
     paired_drop,
+    paired_upper_limit,
     proportion_interval,
     student_quantile,
 )
+
+ROUNDING = 1e-5
+"""Change of a loss, in nats per token, that says nothing: the same text was read in another row."""
 
 
 def accuracy(decisions: Decisions, base: Decisions | None = None) -> dict[str, Any] | None:
@@ -32,8 +36,9 @@ def accuracy(decisions: Decisions, base: Decisions | None = None) -> dict[str, A
     Returns:
         ``estimate`` with Wilson's interval at the effective number of items (``low``, ``high``),
         ``n``, and ``drop``: estimate and one-sided 95 % limits of the accuracy lost against the
-        base (None without a base; 0 without any width where the scores are the base's). With
-        KL at hand also ``kl``, its mean, and ``certificate``, the bound of Theorem 2 on the
+        base (None without a base; 0 without any width for the base itself: its very scores, at
+        its strength. A gate that stayed shut on every item leaves the same scores, and a limit.)
+        With KL at hand also ``kl``, its mean, and ``certificate``, the bound of Theorem 2 on the
         change of the chance that a *sampled* answer is right (greedy ones have none). None if no
         item has an answer.
 
@@ -109,7 +114,8 @@ def _drop(decisions: Decisions, base: Decisions) -> Interval:
         )
     keep = [row for row, item in enumerate(decisions.items) if item.answer is not None]
     now, before = decisions.subset(keep), base.subset(keep)
-    if np.array_equal(decisions.scores, base.scores):  # The base itself: no drop, and no doubt.
+    same = decisions.strength == base.strength and np.array_equal(decisions.scores, base.scores)
+    if same:  # The base itself: no drop, and no doubt.
         return Interval(0.0, 0.0, 0.0)
     return paired_drop(_right(before), _right(now), twin_index(now.items))
 
@@ -122,21 +128,25 @@ def perplexity(
     Args:
         nll: float [d], summed negative log-likelihood of each document's scored tokens, in nats.
         tokens: int [d], number of those tokens.
-        base_nll: float [d], the same of the unsteered model.
+        base_nll: float [d], the same of the unsteered model; the very array ``nll``: there is no
+            rise, and no doubt.
 
     Returns:
         ``estimate``, ``low``, ``high``: exp(Σ nll / Σ tokens) with a Student interval on the log
-        scale, documents being the independent units; ``n`` (documents), ``tokens``; ``drop``:
-        the relative rise exp(Σ (nll − base) / Σ tokens) − 1 with one-sided 95 % limits, so that
-        .01 reads "1 % worse" as for accuracies (None without a base). Limits are None for a
-        single document.
+        scale, documents being the independent units; ``n`` (documents with tokens to score),
+        ``tokens``; ``drop``: the relative rise exp(Σ (nll − base) / Σ tokens) − 1 with one-sided
+        95 % limits, so that .01 reads "1 % worse" as for accuracies (None without a base). Where
+        no document changes (a gate stayed shut), the limits are those of an accuracy that does
+        not change. Limits are None for a single document.
 
     Raises:
         EquipoiseError: No tokens, or losses that are not finite (or perplexities beyond 1e300).
     """
-    nll, tokens = np.asarray(nll, dtype=float), np.asarray(tokens, dtype=float)
-    if not tokens.sum() > 0:
+    same, tokens = base_nll is nll, np.asarray(tokens, dtype=float)
+    read = tokens > 0  # a document of a single token says nothing, and is no unit
+    if not read.any():
         raise EquipoiseError("perplexity: the documents hold no token to score")
+    tokens, nll = tokens[read], np.asarray(nll, dtype=float)[read]
     result: dict[str, Any] = {
         **_exp_ratio(nll, tokens, TWO_SIDED_95).as_dict(),
         "n": len(nll),
@@ -144,11 +154,22 @@ def perplexity(
         "drop": None,
     }
     if base_nll is not None:
-        change = nll - np.asarray(base_nll, dtype=float)
-        ratio = _exp_ratio(change, tokens, ONE_SIDED_95)
-        limits = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
-        result["drop"] = Interval(ratio.estimate - 1, *limits).as_dict()
+        change = nll - np.asarray(base_nll, dtype=float)[read]
+        rise = Interval(0.0, 0.0, 0.0) if same else _rise(change, tokens)
+        result["drop"] = rise.as_dict()
     return result
+
+
+def _rise(change: np.ndarray, tokens: np.ndarray) -> Interval:
+    """Relative rise of the perplexity, from documents' losses, with one-sided 95 % limits."""
+    if len(change) > 1 and (np.abs(change) <= ROUNDING * tokens).all():
+        # How much a document that changes would lose was not seen: it counts as doubled, as a
+        # wrong answer counts as one. A share p of doubled ones is a rise of 2^p − 1 < p.
+        high = paired_upper_limit(0, 0, len(change))
+        return Interval(math.expm1(change.sum() / tokens.sum()), -high, high)
+    ratio = _exp_ratio(change, tokens, ONE_SIDED_95)
+    limits = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
+    return Interval(ratio.estimate - 1, *limits)
 
 
 def _exp_ratio(nll: np.ndarray, tokens: np.ndarray, z: float) -> Interval:

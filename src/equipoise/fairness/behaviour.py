@@ -196,7 +196,8 @@ def by_context(
         probabilities ``pro``, ``anti``, ``pro_greedy``, ``anti_greedy`` and ``difference``
         (pro − anti by probability with a Student interval; limits null for a single twin); for
         groups those five are null and ``groups``, ``groups_greedy`` give their shares;
-        ``abstain``. All are means over items but ``difference``, a mean over twins.
+        ``abstain`` (null where no item offers to). All are means over items but ``difference``,
+        a mean over twins.
     """
     probabilities = option_probabilities(decisions)
     greedy = option_probabilities(decisions, 0)
@@ -204,6 +205,7 @@ def by_context(
     if evidence is None:
         return {}
     refusals = abstained(decisions, probabilities)
+    offered = np.array([any(item.abstains) for item in decisions.items])
     rows: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(evidence.contexts):
         items = evidence.links[evidence.links[:, 1] == number, 0]
@@ -215,7 +217,7 @@ def by_context(
         for side in ("pro", "anti"):
             row[side] = picked[side] if two_sided else None
             row[f"{side}_greedy"] = picked_greedy[side] if two_sided else None
-        row["abstain"] = float(refusals[items].mean())
+        row["abstain"] = float(refusals[items].mean()) if offered[items].any() else None
         row["difference"] = None
         if two_sided:
             row["difference"] = _signed(evidence.deviation[here] @ np.array([1.0, -1.0])).as_dict()

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from equipoise.errors import EquipoiseError
+from equipoise.fairness.interval import paired_upper_limit
 
 Row = Mapping[str, Any]
+
+ALL_ABSTAIN = 0.999
+"""From this rate of abstention on no answer is left to compare."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def choose_strength(
         rows: ``sweep`` rows (:func:`~equipoise.fairness.summarise`), in any order.
         max_drop: The budget, as a share (.01 is one point).
         interpolate: Also consider the strengths between two swept ones, taking the bias and the
-            limits as linear in between.
+            limits as linear in between; the limit of an accuracy is at least the one that
+            unchanged answers have.
         metric: The bias to lower.
 
     Returns:
@@ -68,11 +73,10 @@ def choose_strength(
     Raises:
         EquipoiseError: ``max_drop`` is not a number in [0, 1].
     """
-    if not 0 <= max_drop <= 1:
-        raise EquipoiseError(f"a capability drop of {max_drop} is not a share in [0, 1]")
+    check_budget(max_drop)
     points = _points(rows, metric)
     asked = f"lowest {metric} with upper 95 % limits of the drops ≤ {max_drop:g}"
-    stay = next((p for p in points if p.strength == 0), _Point(0.0, None, None, {}))
+    stay = next((p for p in points if p.strength == 0), _Point(0.0, None, None, {}, {}))
 
     def none(why: str) -> Choice:
         return Choice(0.0, f"{asked}: {why}; strength 0 recommended", stay.bias, {})
@@ -80,7 +84,11 @@ def choose_strength(
     known = [p for p in points if p.bias is not None]
     steered = [p for p in known if p.strength != 0]
     if not steered:
-        return none(f"{metric} is known at no strength{' but 0' if known else ''}")
+        unknown = next((row for row in rows if row["strength"] != 0), None)
+        if unknown is None:
+            return none("no strength but 0 was swept")
+        where = "no strength but 0" if known else "no strength"
+        return none(f"{metric} is known at {where} ({why_undefined(unknown)})")
     if not any(p.limits for p in steered):
         return none("no capability and no unambiguous accuracy was measured")
     candidates = [p for p in known if p.strength == 0 or p.fits(max_drop)]
@@ -101,14 +109,41 @@ def choose_strength(
     return Choice(best.strength, rule, best.bias, limits, inside)
 
 
+def check_budget(max_drop: float) -> None:
+    """Make sure of a budget before the work whose outcome it judges.
+
+    Raises:
+        EquipoiseError: Not a number in [0, 1].
+    """
+    if not 0 <= max_drop <= 1:
+        raise EquipoiseError(f"a capability drop of {max_drop} is not a share in [0, 1]")
+
+
+def why_undefined(row: Row) -> str:
+    """Why a row has no bias, as a clause."""
+    contexts = (row.get("by_occupation") or {}).values()
+    if ((row.get("abstention") or {}).get("estimate") or 0) > ALL_ABSTAIN:
+        return "every answer abstains"
+    if contexts and all(context.get("twins") == 1 for context in contexts):
+        return (
+            "every occupation has a single twin here, and one twin has no variance: give more "
+            "items, or a larger limit"
+        )
+    return "no occupation has two twins with answers to compare"
+
+
 @dataclass(frozen=True)
 class _Point:
-    """What the choice needs of a row; a limit of None is a drop that was not measured."""
+    """What the choice needs of a row; a limit of None is a drop that was not measured.
+
+    ``unchanged`` are the limits of measurements in which no answer differs from the base's.
+    """
 
     strength: float
     bias: float | None
     high: float | None
     limits: dict[str, float | None]
+    unchanged: dict[str, float]
 
     def fits(self, max_drop: float) -> bool:
         return all(limit is not None and limit <= max_drop for limit in self.limits.values())
@@ -129,12 +164,21 @@ def _points(rows: Sequence[Row], metric: str) -> list[_Point]:
         }
         if strength == 0:  # The base against itself.
             limits = dict.fromkeys(names, 0.0)
-        points.append(_Point(strength, bias.get("estimate"), bias.get("high"), limits))
+        unchanged = {name: _unchanged(values.get(name) or {}) for name in names}
+        points.append(_Point(strength, bias.get("estimate"), bias.get("high"), limits, unchanged))
     return sorted(points, key=lambda point: point.strength)
+
+
+def _unchanged(metric: Mapping[str, Any]) -> float:
+    """Upper limit of an accuracy's drop while no answer changes; a perplexity moves smoothly."""
+    n = metric.get("n")
+    return paired_upper_limit(0, 0, n) if n and metric.get("unit") != "perplexity" else 0.0
 
 
 def _between(left: _Point, right: _Point, max_drop: float) -> list[_Point]:
     """The ends of the part of a segment that fits: a linear bias is lowest at one of them."""
+    if any(limit > max_drop for limit in (left.unchanged | right.unchanged).values()):
+        return []
     start, stop = 0.0, 1.0
     for at, to in zip(left.limits.values(), right.limits.values(), strict=True):
         if at is None or to is None:
@@ -156,8 +200,14 @@ def _mix(left: _Point, right: _Point, share: float) -> _Point:
         left.strength + share * (right.strength - left.strength),
         line(left.bias, right.bias),
         line(left.high, right.high),
-        {name: line(limit, right.limits[name]) for name, limit in left.limits.items()},
-    )
+        {name: _at_least(line(limit, right.limits[name]), right.unchanged[name])
+         for name, limit in left.limits.items()},
+        right.unchanged,
+    )  # fmt: skip
+
+
+def _at_least(limit: float | None, least: float) -> float | None:
+    return None if limit is None else max(limit, least)
 
 
 def _closest(steered: Sequence[_Point]) -> str:

@@ -141,9 +141,10 @@ class Method:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             where = f"{name}: " if name else ""
+            if first["type"] == "extra_forbidden":
+                known = self.config.model_fields
+                hint = did_you_mean(name, known) or f"; it has: {', '.join(known)}"
+                raise EquipoiseError(f"{self.name} has no setting {name!r}{hint}") from error
             said = first["msg"].removeprefix("Value error, ")
             said = said[:1].lower() + said[1:]
-            hint = ""
-            if first["type"] == "extra_forbidden":
-                hint = did_you_mean(name, self.config.model_fields)
-            raise EquipoiseError(f"{self.name}: {where}{said}{hint}") from error
+            raise EquipoiseError(f"{self.name}: {where}{said}") from error

@@ -45,10 +45,15 @@ def explain(expected: str, found: str, name: str) -> str:
     """One line on how two fingerprints differ."""
     made_for = f"this steering was made for {name or 'another model'}"
     if expected[:_STRUCTURE] != found[:_STRUCTURE]:
-        return f"{made_for}; this model has other parameters or shapes"
+        return (
+            f"{made_for}; this model's parameters have other names or shapes, also where nothing "
+            "is steered (folded, with an adapter, with another vocabulary?): load the model it was "
+            "made for, or allow the mismatch"
+        )
     return (
-        f"{made_for}; this model has its shapes but other weights (or float16 or quantised "
-        "ones): allow the mismatch if it is a fine-tune of it"
+        f"{made_for}; this model has its shapes but other weights (folded, trained further, or "
+        "float16 or quantised): load the model it was made for, or allow the mismatch if it is a "
+        "fine-tune of it"
     )
 
 

@@ -30,7 +30,7 @@ def builtin_models() -> list[str]:
 
 
 def load(
-    name: str = BUILTIN,
+    name: str | Path = BUILTIN,
     *,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
@@ -57,8 +57,10 @@ def load(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if not isinstance(name, str):
-        raise EquipoiseError(f"a model is a hub id, a folder or builtin:NAME; got {name!r}")
+    if not isinstance(name, str | Path):
+        kind = type(name).__name__
+        raise EquipoiseError(f"a model is a hub id, a folder or builtin:NAME; got a {kind}")
+    name = str(name)
     source = _resolve(name)
     where = _device(device) if device_map is None else None
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -80,11 +80,11 @@ def drop_text(metric: Metric) -> str:
 
 
 def _interpolated(study: Study) -> Finding | None:
-    if not study.chosen or study.row(study.chosen):
+    if study.unmeasured is None:
         return None
     return Finding(
         "note",
-        f"ω = {strength(study.chosen)} was interpolated",
+        f"ω = {strength(study.unmeasured)} was interpolated",
         f"It was chosen between swept strengths and not measured itself; the figures here are of "
         f"{omega(study.shown)}.",
     )
@@ -122,13 +122,20 @@ def _greedy(study: Study, row: Row) -> Finding | None:
         return Finding("good", "Greedy answers are balanced", told)
     if not _biased(greedy):
         return Finding("note", "Whether greedy answers are balanced is not known", told + _OPEN)
-    remedy = (
-        f" Fair (seeded-hash) decoding is deterministic too and has {with_interval(fair)}."
-        if fair
-        else " Sampling, or fair (seeded-hash) decoding, has the bias by probability."
-    )
     still = "still " if _was_biased(study, GREEDY) else ""
-    return Finding("warning", f"Greedy answers {still}follow the stereotype", told + remedy)
+    text = told + _remedy(greedy, row.metric(BIAS), fair)
+    return Finding("warning", f"Greedy answers {still}follow the stereotype", text)
+
+
+def _remedy(greedy: Metric, sampled: Metric | None, fair: Metric | None) -> str:
+    """Other decodings, as far as they were measured; recommended where they have less bias."""
+    if fair is not None and fair.estimate >= greedy.estimate:
+        return f" Fair (seeded-hash) decoding has no less: {with_interval(fair)}."
+    if fair is not None:
+        return f" Fair (seeded-hash) decoding is deterministic too and has {with_interval(fair)}."
+    if sampled is not None and sampled.estimate < greedy.estimate:
+        return f" Sampled answers have the bias by probability, {with_interval(sampled)}."
+    return ""
 
 
 def _mass(study: Study, row: Row) -> Finding | None:

@@ -213,10 +213,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         ("Shares wanted", ", ".join(f"{group} {share:g}" for group, share in study.target.items())),
         ("Method", results.get("method")),
         ("Steering", steering.get("digest")),
-        (
-            "Steered",
-            ", ".join(f"{value:,} {name}" for name, value in steering.items() if _count(value)),
-        ),
+        ("Steered", ", ".join(_sizes(steering))),
         ("Choice of ω", study.rule),
         (
             "Wall time",
@@ -230,8 +227,11 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value]
 
 
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _sizes(steering: Mapping[str, Any]) -> list[str]:
+    """How much is steered, as far as the results say."""
+    nouns = {"sites": "site", "parameters": "parameter"}
+    sizes = [numbers.counted(steering[key], noun) for key, noun in nouns.items() if key in steering]
+    return [*sizes, f"{steering['nonzero']:,} of them not zero"] if "nonzero" in steering else sizes
 
 
 def _yaml(value: Any) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from equipoise.report.benchmark import Figures, benchmark_figures, written
-from equipoise.report.numbers import MISSING, number, strength
+from equipoise.report.numbers import MISSING, number, strength, with_interval
 from equipoise.report.verdict import Verdict, judge, judge_comparison
 from equipoise.report.view import (
     ABSTENTION,
@@ -43,10 +45,50 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     many = studies(results)
     if len(many) > 1:
         pareto = [str(name) for name in results.get("pareto") or ()]
-        return Group(_comparison(many, pareto), *_remarks(judge_comparison(many, pareto)))
+        remarks = _remarks(judge_comparison(many, pareto))
+        return Group(_Fitting(_comparison(many, pareto)), *remarks)
     study = many[0]
-    figures = _benchmark(study)
-    return Group(_sweep(study), _kept(study), *figures, *_remarks(judge(study)))
+    tables = [_sweep(study), _kept(study), *_benchmark(study)]
+    return Group(*map(_Fitting, tables), *_remarks(judge(study)))
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table whose columns go on below where the terminal is too narrow, the first one repeated.
+
+    A number that is cut off would be another number.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        left = list(range(1, len(self.table.columns)))
+        first = True
+        while left:
+            fits = 1
+            while fits < len(left) and self._fits([0, *left[: fits + 1]], console, options):
+                fits += 1
+            part = self._part([0, *left[:fits]])
+            left = left[fits:]
+            part.title = self.table.title if first else None
+            part.caption = None if left else self.table.caption
+            first = False
+            yield part
+
+    def _fits(self, columns: Sequence[int], console: Console, options: ConsoleOptions) -> bool:
+        wide = options.update(width=10_000)
+        width = Measurement.get(console, wide, self._part(columns)).maximum
+        return width <= options.max_width
+
+    def _part(self, columns: Sequence[int]) -> Table:
+        part = _table("")
+        cells = []
+        for column in (self.table.columns[place] for place in columns):
+            part.add_column(column.header, justify=column.justify, overflow="fold")
+            cells.append(list(column.cells))
+        for place, row in enumerate(self.table.rows):
+            part.add_row(*(column[place] for column in cells), style=row.style)
+        return part
 
 
 def _sweep(study: Study) -> Table:
@@ -62,8 +104,8 @@ def _sweep(study: Study) -> Table:
             _short(row.number("kl", "ambiguous")),
         ]
         _add(table, study, row, cells)
-    if study.chosen and study.row(study.chosen) is None:
-        table.caption = f"▸ chosen: {strength(study.chosen)}, interpolated"
+    if study.unmeasured is not None:
+        table.caption = f"▸ chosen: {strength(study.unmeasured)}, interpolated and not measured"
     return table
 
 
@@ -125,8 +167,8 @@ def _by_group(study: Study, figures: Figures) -> Table:
 
 def _comparison(many: Sequence[Study], pareto: Sequence[str]) -> Table:
     table = _table(f"{many[0].model} · {many[0].task}, each method at its chosen strength")
-    table.add_column("method", no_wrap=False)
-    _columns(table, "ω", "bias [95 %]", "greedy", "unamb.", "drop", "worst cap. drop", "abst.")
+    table.add_column("method")
+    _columns(table, "ω", "bias [95 %]", "greedy", "unamb.", "drop", "worst\ncap. drop", "abst.")
     for study in many:
         row = study.shown
         kept = row.metric(UNAMBIGUOUS)
@@ -169,7 +211,7 @@ def _table(title: str) -> Table:
 
 def _columns(table: Table, *names: str) -> None:
     for name in names:
-        table.add_column(Text(name), justify="right", no_wrap=name not in ("worst cap. drop",))
+        table.add_column(Text(name), justify="right")
 
 
 def _add(table: Table, study: Study, row: Row, cells: Sequence[str]) -> None:
@@ -209,4 +251,6 @@ def _with_drop(metric: Metric | None) -> str:
 def _with_interval(metric: Metric | None) -> str:
     if metric is None or metric.low is None or metric.high is None:
         return _estimate(metric)
+    if metric.perplexity:
+        return with_interval(metric)
     return f"{_short(metric.estimate)} [{_short(metric.low)}, {_short(metric.high)}]"

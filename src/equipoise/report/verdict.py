@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from equipoise.fairness.choose import why_undefined
 from equipoise.report.benchmark import Figures, benchmark_figures, written
 from equipoise.report.findings import Finding, balanced, drop_text, findings, omega
-from equipoise.report.numbers import estimate, listing, p_value, with_interval
+from equipoise.report.numbers import estimate, listing, p_value, strength, with_interval
 from equipoise.report.view import (
-    ABSTENTION,
     BIAS,
     FAIR,
     HELD_OUT,
@@ -94,13 +94,17 @@ def _headline(study: Study) -> tuple[str, str]:
         return _audit_headline(study, row, bias)
     before = base.metric(BIAS) if base else None
     if study.chosen is not None and study.chosen == 0:
-        return "No strength above 0 is recommended", _lead_unchosen(study, before)
+        above = "but" if any(one.strength < 0 for one in study.rows) else "above"
+        return f"No strength {above} 0 is recommended", _lead_unchosen(study, before)
+    aside = ""
+    if study.unmeasured is not None:
+        aside = f", the nearest measured to the chosen {strength(study.unmeasured)},"
     if bias is None:
         return (
-            f"At {omega(row)} the bias is undefined",
+            f"At {omega(row)}{aside} the bias is undefined",
             " ".join(filter(None, (_upper(study.rule), _why_undefined(row), _costs(study, row)))),
         )
-    headline = f"At {omega(row)}, {_movement(before, bias)}"
+    headline = f"At {omega(row)}{aside or ','} {_movement(before, bias)}"
     unsteered = f" Unsteered: {with_interval(before)}." if before else ""
     lead = f"Steered: {with_interval(bias)}, {_parity(bias)}.{unsteered} {_costs(study, row)}"
     return headline, lead.strip()
@@ -150,10 +154,7 @@ def _lead_unchosen(study: Study, before: Metric | None) -> str:
 
 
 def _why_undefined(row: Row) -> str:
-    abstention = row.metric(ABSTENTION)
-    if abstention and abstention.estimate > 0.999:
-        return "Every answer abstains."
-    return "No occupation has two twins with answers to compare."
+    return _upper(why_undefined(row.values))
 
 
 def _movement(before: Metric | None, after: Metric) -> str:

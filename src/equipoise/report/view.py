@@ -224,7 +224,7 @@ class Study:
     def shown(self) -> Row:
         """The row to show first.
 
-        The chosen strength; below it the nearest measured one where the choice was interpolated;
+        The chosen strength; the nearest steered one where that was interpolated and not measured;
         the largest where nothing, or 0, was chosen (what it would have cost). In a
         comparison a method for which 0 is recommended counts as unsteered.
         """
@@ -232,8 +232,14 @@ class Study:
             return self.base
         if not self.chosen:
             return max(self.rows, key=lambda row: (abs(row.strength), row.strength))
-        upto = [row for row in self.rows if row.strength <= self.chosen + 1e-9]
-        return upto[-1] if upto else self.rows[0]
+        wanted = self.chosen
+        steered = [row for row in self.rows if row.strength] or self.rows
+        return min(steered, key=lambda row: abs(row.strength - wanted))
+
+    @property
+    def unmeasured(self) -> float | None:
+        """The chosen strength, where it was interpolated and has no row."""
+        return self.chosen if self.chosen and self.row(self.chosen) is None else None
 
     @cached_property
     def capabilities(self) -> tuple[str, ...]:

@@ -98,6 +98,11 @@ class Address:
         return torch.cat([h[..., :start], steered, h[..., stop:]], dim=-1)
 
 
+def sites(n: int) -> str:
+    """``1 site``, ``2 sites``."""
+    return f"{n} site{'' if n == 1 else 's'}"
+
+
 def activation(value: Any, module: nn.Module) -> Tensor:
     """The activation in a module's output or arguments: itself, or the first of a tuple.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from equipoise.errors import SteeringError
-from equipoise.steering.address import Address
+from equipoise.steering.address import Address, sites
 from equipoise.steering.gates import GATES, Gate
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.transforms import TRANSFORMS, Transform, check_finite
@@ -83,19 +83,28 @@ def load(source: str | PathLike[str], *, revision: str | None = None) -> Steerin
     info = _info(config, folder / CONFIG)
     tensors = _read_tensors(folder / TENSORS)
     try:
+        absent = set(config.get("tensors", ())) - set(tensors)
+        if absent:
+            raise SteeringError(f"{TENSORS} lacks {min(absent)!r}: fetch the artifact again")
         steering = Steering(
             _transforms(config["sites"], tensors),
             config["token_scope"],
             _gate(config["gate"], tensors),
             info,
         )
-        expected = config["digest"]
+        expected, targets = config["digest"], set(config["target_modules"])
     except SteeringError as error:
         raise SteeringError(f"{folder}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SteeringError(f"{folder / CONFIG}: missing or malformed entry: {error}") from error
     if tensors:
         raise SteeringError(f"{folder / TENSORS}: unexpected tensor {min(tensors)!r}")
+    astray = targets ^ set(_target_modules(steering))
+    if astray:
+        raise SteeringError(
+            f"{folder / CONFIG}: target_modules and sites name different modules: "
+            f"{min(astray, key=str)!r} is only in one of them"
+        )
     if steering.digest != expected:
         raise SteeringError(
             f"{folder}: config and tensors do not belong together (digest differs); "
@@ -130,7 +139,7 @@ def default_card(steering: Steering) -> str:
             *head,
             f"# Steering{f' for {base}' if base else ''}",
             "",
-            f"{len(steering.transforms)} sites, {steering.n_parameters} parameters, "
+            f"{sites(len(steering.transforms))}, {steering.n_parameters} parameters, "
             f"{steering.n_nonzero} of them not zero. "
             f"Recommended strength: {info.recommended_strength:g}.",
             "",
@@ -151,14 +160,18 @@ def default_card(steering: Steering) -> str:
 def _config(steering: Steering) -> dict[str, Any]:
     info = asdict(steering.info)
     info["library_version"] = info["library_version"] or _version()
-    paths = {Address.parse(key).path for key in steering.transforms}
     return {
         "format_version": FORMAT,
-        "target_modules": sorted(paths),
+        "target_modules": _target_modules(steering),
         **info,
         **steering.structure(),
+        "tensors": sorted(steering.tensors()),
         "digest": steering.digest,
     }
+
+
+def _target_modules(steering: Steering) -> list[str]:
+    return sorted({Address.parse(key).path for key in steering.transforms})
 
 
 def _version() -> str:

@@ -16,8 +16,8 @@ from equipoise.steering.generation import Settings
 from equipoise.steering.guidance import is_guided
 from equipoise.steering.hooks import GateHook, InputHook, OutputHook
 from equipoise.steering.row_gate import RowGate
-from equipoise.steering.runtime import Runtime
-from equipoise.steering.strength import Strength, as_strength
+from equipoise.steering.runtime import LOCK, Runtime
+from equipoise.steering.strength import Setting, Strength, as_strength, changes_of
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
@@ -35,9 +35,6 @@ class Attachment:
         ran: Whether a pass with autograd has begun since it was attached.
         uid: Tells this steering, with its parameters as they now are, from any other.
         static: Whether every token of a row is steered alike, whatever the row holds.
-        epoch: Another object after every change of the strength, or of the parameters (as seen
-            when a pass starts).
-        current: The epoch, while a pass is under way in which all tokens share one strength.
     """
 
     def __init__(
@@ -50,7 +47,7 @@ class Attachment:
         gate_first: bool,
     ) -> None:
         self.steering, self.model, self.sites = steering, model, sites
-        self.strength = strength
+        self._setting = Setting(as_strength(strength))
         self._mask: Tensor | None = None
         self._decision: Tensor | None = None
         self._places = _places(model, [Address.parse(key).path for key in sites])
@@ -61,16 +58,21 @@ class Attachment:
         self.row_gate = RowGate(gate, self) if gate is not None and gate.unit == "row" else None
         self._handles: list[Any] = []
         self.ran = False
-        self.runtime = Runtime.of(model) or Runtime(backbone)
-        self.runtime.join(self, model)
+        with LOCK:  # a pass that begins meanwhile would miss a part of the hooks
+            self.runtime = Runtime.of(model) or Runtime(backbone)
+            self.runtime.join(self, model)
+            self._register_hooks()
+
+    def _register_hooks(self) -> None:
+        gate = self.steering.gate
         if gate is not None:
-            module = Address.parse(gate.site).find(model)
+            module = Address.parse(gate.site).find(self.model)
             gate_hook = GateHook(self, gate)
             self._handles.append(gate_hook.address.register(module, gate_hook))
-        for key, module in sites.items():
+        for key, module in self.sites.items():
             address = Address.parse(key)
             hook = (InputHook if address.input else OutputHook)(
-                self, steering.transforms[key], address
+                self, self.steering.transforms[key], address
             )
             self._handles.append(address.register(module, hook))
 
@@ -79,30 +81,15 @@ class Attachment:
     @property
     def strength(self) -> Tensor:
         """ω, float32: 0-d, or 1-D with one value per row of the batch (per prompt in generate)."""
-        return self._strength.float()
+        return self._setting.strength.float()
 
     @strength.setter
     def strength(self, value: Strength) -> None:
-        before: Tensor | None = getattr(self, "_strength", None)
-        self._strength = as_strength(value)
-        if before is None or not _equal(before, self._strength):
-            self._strength_changed()
-
-    def _strength_changed(self) -> None:
-        self._learned = self.changes
-        self._devices: dict[torch.device, Tensor] = {}
-        self._values: tuple[float, ...] | None = None
-        # What is kept for a strength is known by the identity of this object.
-        self.token = object()
-        self.epoch: object = object()
-        self.current: object | None = None
-        self.per_row = self._strength.ndim > 0
-        self.off = bool((self._strength.detach() == 0).all()) and not self._strength.requires_grad
-
-    @property
-    def changes(self) -> int:
-        """How often a strength that is learned was changed in place; only its owner can."""
-        return self._strength._version if self._strength.requires_grad else 0
+        strength = as_strength(value)
+        with LOCK:
+            self.runtime.forget_broken_pass()
+            if not _equal(self._setting.strength, strength):
+                self._setting = Setting(strength)
 
     @property
     def prompt_lengths(self) -> Tensor | None:
@@ -125,8 +112,11 @@ class Attachment:
 
     @mask.setter
     def mask(self, value: Tensor | None) -> None:
-        if value is not None and (value.ndim != 2 or value.dtype != torch.bool):
-            raise SteeringError(f"mask must be bool [rows, columns]; got {tuple(value.shape)}")
+        fits = isinstance(value, Tensor) and value.ndim == 2 and value.dtype == torch.bool
+        if value is not None and not fits:
+            kind = getattr(value, "dtype", type(value).__name__)
+            shape = tuple(getattr(value, "shape", ()))
+            raise SteeringError(f"mask must be bool [rows, columns]; got {kind} {shape}")
         self._mask = value
 
     @property
@@ -145,22 +135,21 @@ class Attachment:
         return forward.decisions.get(self.uid) if forward else None
 
     def detach(self) -> None:
-        """Take the steering off; the model is bit-identical to what it was. Twice is fine."""
-        if not self._handles:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Take the steering off; the model is bit-identical to what it was. Twice is fine.
+
+        A pass that another thread is in keeps it to its end.
+        """
         self.runtime.leave(self)
 
     # ---- what the hooks ask
 
     @property
-    def values(self) -> tuple[float, ...]:
-        """The strength as numbers: one, or one per row."""
-        if self._values is None:
-            self._values = tuple(self._strength.detach().reshape(-1).tolist())
-        return self._values
+    def setting(self) -> Setting:
+        """The strength as it now is; a pass goes by the one it has taken when it began."""
+        with LOCK:
+            if self._setting.changes != changes_of(self._setting.strength):
+                self._setting = Setting(self._setting.strength)
+            return self._setting
 
     def touches(self, forward: Forward) -> bool:
         """Whether this pass may hold tokens that are steered."""
@@ -169,15 +158,6 @@ class Attachment:
         if forward.generation is not None:
             return forward.past + forward.tokens > forward.generation.mask.shape[1]
         return forward.past > 0 or forward.given_lengths is not None
-
-    def strength_on(self, device: torch.device) -> Tensor:
-        """The strength on a device."""
-        if self._strength.requires_grad:
-            return self.strength.to(device)  # anew, for the graph of each pass
-        if device not in self._devices:
-            with torch.inference_mode(False):
-                self._devices[device] = self.strength.to(device)
-        return self._devices[device]
 
     def batch(self, h: Tensor) -> Any:
         """What the shape of a per-row factor depends on, beside the strength."""
@@ -189,8 +169,11 @@ class Attachment:
 
     # ---- what the runtime tells
 
-    def open_pass(self) -> None:
+    def take(self) -> Setting:
         """A forward pass starts: see once, for all sites, what changed since the last.
+
+        Returns:
+            The strength of this pass.
 
         Raises:
             SteeringError: A site's module is no longer the model's.
@@ -202,27 +185,27 @@ class Attachment:
                     f"{type(above).__name__}.{leaf} was replaced since the steering was attached, "
                     "which would miss it: detach, change the model, then attach"
                 )
-        if self.changes != self._learned:
-            self._strength_changed()
         uid = self.steering.uid
         if uid != self.uid:
-            self.uid, self.epoch = uid, object()
-        self.current = self.epoch if self.static and not self.per_row else None
+            self.uid, self._setting = uid, Setting(self._setting.strength)
+        return self.setting
 
-    def close_pass(self) -> None:
-        """A forward pass is over."""
-        self.current = None
+    def remove_hooks(self) -> None:
+        """No pass goes by this steering any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
-    def begin(self, forward: Forward, given: dict[str, Any]) -> None:
-        """A forward pass starts.
+    def begin(self, setting: Setting, forward: Forward, given: dict[str, Any]) -> None:
+        """The language backbone's part of a pass starts.
 
         Raises:
             SteeringError: Its cache was filled at another strength or decision, or by prompts
                 that ended elsewhere; or it packs several sequences into a row.
         """
         if forward.past or forward.unmarked:
-            check_cache(self, forward)
-        elif forward.tokens > 1 and not self.off and self._reads_rows:
+            check_cache(self, setting, forward)
+        elif forward.tokens > 1 and not setting.off and self._reads_rows:
             forward.refuse_packed(given)
         if torch.is_grad_enabled():
             self.ran = True
@@ -249,8 +232,9 @@ class Attachment:
         if "mask" in self.steering.scope.parts and is_guided(settings):
             # It is told by the columns of the prompt; the unconditional prompt has others.
             raise SteeringError("classifier-free guidance does not go with the token scope 'mask'")
-        n, prompts = self._strength.numel(), generation.prompts
-        if self._strength.ndim == 0 or n == prompts:
+        strength = self._setting.strength
+        n, prompts = strength.numel(), generation.prompts
+        if strength.ndim == 0 or n == prompts:
             return
         sequences, beams = settings.get("num_return_sequences", 1), settings.get("num_beams", 1)
         if n != prompts * sequences or beams > 1:

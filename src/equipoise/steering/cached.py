@@ -9,26 +9,28 @@ from torch import Tensor
 
 from equipoise.errors import SteeringError
 from equipoise.steering.context import Forward
+from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
 
 
-def check_cache(attachment: Attachment, forward: Forward) -> None:
+def check_cache(attachment: Attachment, setting: Setting, forward: Forward) -> None:
     """Refuse a cache whose tokens an attachment would steer otherwise than it did.
 
     Args:
-        attachment: The attachment, at the strength of this pass.
+        attachment: The attachment.
+        setting: The strength of this pass.
         forward: A pass that goes on from a cache.
 
     Raises:
         SteeringError: They were steered at another strength, or by prompts that ended elsewhere.
     """
-    scope, now = attachment.steering.scope, attachment.values
+    scope, now = attachment.steering.scope, setting.values
     filled = forward.stamp.strengths.get(attachment.uid) if forward.stamp else None
     filled = filled or (0.0,)
     same = _same(filled, now)
-    if same and (attachment.off or not scope.told_by_prompt or forward.same_prompts()):
+    if same and (setting.off or not scope.told_by_prompt or forward.same_prompts()):
         return
     if scope.told_by_prompt and torch.equal(
         _amounts(attachment, forward, filled, forward.cached_lengths()),

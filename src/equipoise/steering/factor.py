@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.steering.context import Forward
 from equipoise.steering.recomputation import check_recomputation
+from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
     from equipoise.steering.attachment import Attachment
@@ -17,23 +18,25 @@ if TYPE_CHECKING:
 _ONE_FOR_ALL = "only one strength for all, without scope or gate, fits there"
 
 
-def factor(attachment: Attachment, h: Tensor, key: str) -> Tensor:
+def factor(attachment: Attachment, setting: Setting | None, h: Tensor, key: str) -> Tensor:
     """What an attachment multiplies a transform by, in a shape that broadcasts against ``h``.
 
     Args:
         attachment: The attachment.
+        setting: The strength of this pass; None in compiled code, which takes that of the moment.
         h: The activation, [rows, tokens, d] or [rows * tokens, d].
         key: Of its site, for messages.
 
     Raises:
         SteeringError: The activation does not have the rows and tokens it should have.
     """
-    compiling = torch.compiler.is_compiling()
-    if torch.is_grad_enabled() and not compiling:
-        check_recomputation(static=attachment.static, ran=attachment.ran)
-    # Compiled code must not read what changes between calls, or it would be compiled again.
-    strength = attachment.strength.to(h.device) if compiling else attachment.strength_on(h.device)
-    forward = None if compiling else attachment.runtime.forward
+    if setting is None:
+        # Compiled code must not read what changes between calls, or it would be compiled again.
+        strength, forward = attachment.strength.to(h.device), None
+    else:
+        if torch.is_grad_enabled():
+            check_recomputation(static=attachment.static, ran=attachment.ran)
+        strength, forward = setting.on(h.device), attachment.runtime.forward
     if forward is not None and forward.over and not attachment.static:
         forward = None
     if attachment.static and strength.ndim == 0:

@@ -13,6 +13,7 @@ from equipoise.steering.address import Address, activation
 from equipoise.steering.factor import factor
 from equipoise.steering.gates import Gate
 from equipoise.steering.reading import decide_rows
+from equipoise.steering.strength import Setting
 from equipoise.steering.transforms import Coefficients, Transform
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class _Kept(NamedTuple):
     """Coefficients, and what they were prepared for."""
 
-    epoch: object
+    setting: Setting
     dtype: torch.dtype
     device: torch.device
     batch: Any
@@ -46,22 +47,27 @@ class SiteHook:
 
     def steered(self, value: Any, module: nn.Module) -> Any:
         """The module's output (or arguments) with the activation steered; None: as it was."""
-        fresh = is_compiling()
-        if not fresh:
+        setting, fresh = None, True
+        if not is_compiling():
             attachment = self.attachment
-            if attachment.runtime.muted:
+            taken = attachment.runtime.taken
+            # Not runtime.setting(), for a call that costs.
+            setting = taken.get(attachment) if taken else attachment.runtime.setting(attachment)
+            if setting is None:
                 return None
             fresh = torch.is_grad_enabled()
             if not fresh:
                 # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
-                if attachment.off:
+                if setting.off:
                     return None
                 # The short way, for most calls by far. The weights that went through the caches
                 # since the last site left them cold, so every object that is looked at costs.
                 kept = self._kept
                 if (
                     kept is not None
-                    and kept.epoch is attachment.current
+                    and kept.setting is setting
+                    and kept.batch is None
+                    and taken
                     and type(value) is Tensor
                     and value.dtype is kept.dtype
                     and value.device == kept.device
@@ -70,34 +76,34 @@ class SiteHook:
                     return self.transform.steer(value, kept.coefficients)
         h = activation(value, module)
         part = self.address.take(h)
-        new = self.address.put(h, self._steered(part, fresh))
+        new = self.address.put(h, self._steered(part, setting, fresh))
         if not isinstance(value, tuple):
             return new
         whole = (new, *value[1:])
         return value._make(whole) if hasattr(value, "_make") else whole  # a named tuple stays one
 
-    def _steered(self, h: Tensor, fresh: bool) -> Tensor:
+    def _steered(self, h: Tensor, setting: Setting | None, fresh: bool) -> Tensor:
         if h.shape[-1] != self.transform.width:
             raise SteeringError(
                 f"{self.address.path}: the steering is {self.transform.width} wide, "
                 f"the activation {h.shape[-1]}"
             )
-        if fresh:
-            return self.transform(h, factor(self.attachment, h, self.address.path))
+        if setting is None or fresh:
+            return self.transform(h, factor(self.attachment, setting, h, self.address.path))
         if not self.attachment.static:
-            strength = factor(self.attachment, h, self.address.path)
+            strength = factor(self.attachment, setting, h, self.address.path)
             return self.transform.steer_tokens(h, strength.to(h))
-        return self.transform.steer(h, self._coefficients(h))
+        return self.transform.steer(h, self._coefficients(h, setting))
 
-    def _coefficients(self, h: Tensor) -> Coefficients:
-        attachment = self.attachment
-        batch = attachment.batch(h) if attachment.per_row else None
+    def _coefficients(self, h: Tensor, setting: Setting) -> Coefficients:
+        batch = self.attachment.batch(h) if setting.per_row else None
         versions = [p._version for p in self._counted]
-        state = (attachment.epoch, h.dtype, h.device, batch, versions)
-        if self._kept is None or self._kept[:-1] != state:
-            strength = factor(attachment, h, self.address.path)
-            self._kept = _Kept(*state, self.transform.prepare(strength, h))
-        return self._kept.coefficients
+        state = (setting, h.dtype, h.device, batch, versions)
+        kept = self._kept  # another thread may put its own there
+        if kept is None or kept[:-1] != state:
+            strength = factor(self.attachment, setting, h, self.address.path)
+            kept = self._kept = _Kept(*state, self.transform.prepare(strength, h))
+        return kept.coefficients
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": None}
@@ -129,7 +135,7 @@ class GateHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
         """Note the gate's decisions for this pass."""
         forward = self.attachment.runtime.forward
-        if forward is None or self.attachment.runtime.muted:
+        if forward is None or self.attachment.runtime.setting(self.attachment) is None:
             return
         uid, row_gate = self.attachment.uid, self.attachment.row_gate
         if row_gate is not None and (uid in forward.decisions or row_gate.waits(forward)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from equipoise.errors import SteeringError
@@ -12,27 +12,28 @@ if TYPE_CHECKING:
     from torch import nn
 
     from equipoise.steering.attachment import Attachment
+    from equipoise.steering.strength import Setting
 
 _ANEW = "call model.destroy_cached_continuous_batching_manager() first"
 
 
-def check_paged(cache: Any, attachments: Sequence[Attachment]) -> None:
+def check_paged(cache: Any, taken: Mapping[Attachment, Setting]) -> None:
     """Refuse what cannot be told per request, and blocks that were filled at another strength.
 
     Args:
         cache: The paged cache of this pass; finished requests leave their beginnings in it.
-        attachments: What steers the model.
+        taken: What steers this pass, at which strengths.
 
     Raises:
         SteeringError: A token scope, a gate, several strengths, or other strengths than before.
     """
-    if any(not one.static or len(one.values) > 1 for one in attachments):
+    if any(not one.static or len(setting.values) > 1 for one, setting in taken.items()):
         raise SteeringError(
             "continuous batching mixes the tokens of all requests in one row: it takes one "
             "strength for all, and no token scope or gate"
         )
     stamp = stamp_of(cache)
-    now = {one.uid: one.values for one in attachments if not one.off}
+    now = {one.uid: setting.values for one, setting in taken.items() if not setting.off}
     if stamp is not None and stamp.strengths != now:
         raise SteeringError(
             f"the cache of continuous batching was filled at another strength: {_ANEW}"

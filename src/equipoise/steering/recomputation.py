@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from equipoise.errors import SteeringError
+from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
+    from equipoise.steering.attachment import Attachment
     from equipoise.steering.runtime import Runtime
 
 _CHANGED = (
@@ -30,12 +32,13 @@ class Watch:
 
     Args:
         runtime: Of the steered model.
+        taken: What steered the pass, at which strengths.
         output: What the language backbone returned, with autograd.
     """
 
-    def __init__(self, runtime: Runtime, output: Any) -> None:
-        self._runtime, self._state = runtime, _state(runtime)
-        self._attachments = list(runtime.attachments)
+    def __init__(self, runtime: Runtime, taken: Mapping[Attachment, Setting], output: Any) -> None:
+        self._runtime, self._taken = runtime, taken
+        self._state = _state(taken.values())
         self._handles: list[RemovableHandle] = []
         for tensor in _tensors(output):
             if tensor.grad_fn is not None:
@@ -43,10 +46,11 @@ class Watch:
                 tensor.grad_fn.register_prehook(self._backward_starts)
 
     def _backward_starts(self, gradients: Any) -> None:
-        if _state(self._runtime) == self._state or self._handles:
+        now = [attachment.setting for attachment in self._runtime.attachments]
+        if _state(now) == self._state or self._handles:
             return
         self._task = torch._C._current_graph_task_id()
-        modules = {m for attachment in self._attachments for m in attachment.sites.values()}
+        modules = {m for attachment in self._taken for m in attachment.sites.values()}
         self._handles = [m.register_forward_pre_hook(self._refuse) for m in modules]
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(self._backward_ends)
@@ -81,8 +85,8 @@ def check_recomputation(*, static: bool, ran: bool) -> None:
         raise SteeringError(_CHANGED)
 
 
-def _state(runtime: Runtime) -> list[object]:
-    return [(attachment.token, attachment.changes) for attachment in runtime.attachments]
+def _state(settings: Iterable[Setting]) -> list[object]:
+    return [(id(setting.strength), setting.changes) for setting in settings]
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

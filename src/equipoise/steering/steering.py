@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone, norm_sites
 from equipoise.models.model import Model, unwrap
-from equipoise.steering.address import Address
+from equipoise.steering.address import Address, sites
 from equipoise.steering.attachment import Attachment
 from equipoise.steering.gates import Gate
 from equipoise.steering.homes import Homes
@@ -107,6 +108,14 @@ class Steering:
                 "fit slopes, or give up folding (foldable=False)"
             )
         return cls(transforms, info=SteeringInfo(parameters=parameters))
+
+    def __repr__(self) -> str:
+        kinds = Counter(transform.kind for transform in self.transforms.values())
+        parts = [", ".join(f"{kind} at {sites(n)}" for kind, n in kinds.items())]
+        parts.append(f"scope {self.scope}")
+        if self.gate is not None:
+            parts.append(f"{self.gate.unit} gate at {self.gate.site}")
+        return f"Steering({'; '.join(parts)})"
 
     # ---- what it is made of: fixed, for an attachment would not see another
 
@@ -220,9 +229,9 @@ class Steering:
             SteeringError: It would not take effect here, fully, as made.
         """
         root = bare(model)
-        sites = check_attachable(self, root, allow_mismatch=allow_mismatch)
+        found = check_attachable(self, root, allow_mismatch=allow_mismatch)
         return Attachment(
-            self, root, language_backbone(root)[1], sites, strength, precedes(self, root)
+            self, root, language_backbone(root)[1], found, strength, precedes(self, root)
         )
 
     @contextmanager

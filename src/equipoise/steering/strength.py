@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,6 +43,45 @@ def as_strength(value: Strength) -> Tensor:
             stacklevel=3,
         )
     return tensor
+
+
+class Setting:
+    """A strength, and the state of the parameters it meets; a pass keeps the one it began with.
+
+    Also what coefficients are kept by: another strength, or other parameters, are another object.
+
+    Attributes:
+        strength: 0-d, or 1-D; a strength that is learned is the caller's own tensor.
+        changes: How often that had been changed in place; only its owner can.
+        per_row: Whether each row has its own.
+        off: Whether nothing is steered, nor a gradient wanted.
+    """
+
+    def __init__(self, strength: Tensor) -> None:
+        self.strength = strength
+        self.changes = changes_of(strength)
+        self.per_row = strength.ndim > 0
+        self.off = not strength.requires_grad and bool((strength == 0).all())
+        self._devices: dict[torch.device, Tensor] = {}
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The strength as numbers: one, or one per row."""
+        return tuple(self.strength.detach().float().reshape(-1).tolist())
+
+    def on(self, device: torch.device) -> Tensor:
+        """The strength on a device, float32."""
+        if self.strength.requires_grad:
+            return self.strength.float().to(device)  # anew, for the graph of each pass
+        if device not in self._devices:
+            with torch.inference_mode(False):
+                self._devices[device] = self.strength.to(device)
+        return self._devices[device]
+
+
+def changes_of(strength: Tensor) -> int:
+    """How often a strength that is learned was changed in place."""
+    return strength._version if strength.requires_grad else 0
 
 
 def _tensor(value: float | Sequence[float]) -> Tensor:

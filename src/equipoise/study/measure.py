@@ -94,9 +94,11 @@ class Probe:
 
     @classmethod
     def everything(cls, task: Task, capabilities: Sequence[Capability] = ()) -> Probe:
-        """All items of the task in one pool, and the capabilities' test parts."""
+        """All items of the task in one pool; of capabilities the test questions, all documents."""
         test = cls.of(task, "test", capabilities)
-        return replace(test, items=task.items, unseen=(), pairs=task.pairs, prompts=task.prompts)
+        texts = {c.name: c.texts() for c in told_apart(capabilities) if c.kind == "perplexity"}
+        every = replace(test, items=task.items, unseen=(), pairs=task.pairs, prompts=task.prompts)
+        return replace(every, texts=texts)
 
     def __len__(self) -> int:
         asked = sum(len(q) for q in self.questions.values())
@@ -205,9 +207,9 @@ def _row(
         if not scores.tokens.any():
             capability[name] = None
             continue
-        found = fairness.perplexity(
-            -scores.log_probability[k], scores.tokens, -scores.log_probability[base]
-        )
+        nll = -scores.log_probability[k]
+        before = nll if k == base else -scores.log_probability[base]
+        found = fairness.perplexity(nll, scores.tokens, before)
         kl = None if scores.kl is None else float(np.average(scores.kl[k], weights=scores.tokens))
         capability[name] = found | {"unit": "perplexity", "kl": kl}
     for name, right_at in judged.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Result:
 
         The lowest bias among strengths whose capability and unambiguous-accuracy drops have an
         upper 95 % limit within the budget; 0 if none has.
+
+        Args:
+            max_capability_drop: The budget, as a share.
+            interpolate: Also consider the strengths between two rows. What is chosen there is not
+                measured, and the rule says so: :func:`sweep` measures it when told to interpolate.
         """
         if self.validation:
             choice = choose_strength(self.validation, max_capability_drop, interpolate=interpolate)
@@ -66,9 +72,19 @@ class Result:
         """The contract's dictionary, JSON-safe."""
         return self.data | {"validation": self.validation}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write ``results.json``."""
-        write_json(path, assert_finite(self.to_dict(), path.name))
+        file = Path(path)
+        write_json(file, assert_finite(self.to_dict(), file.name))
+
+    def __repr__(self) -> str:
+        """One line: the rows are for :meth:`row` and :attr:`rows`."""
+        names = [(self.data.get(part) or {}).get("name") or "?" for part in ("model", "task")]
+        strengths = ", ".join(f"{row['strength']:g}" for row in self.rows)
+        chosen = self.data.get("chosen")
+        told = f", chosen ω = {chosen['strength']:g}" if chosen else ""
+        method = self.data.get("method") or "none"
+        return f"Result(model {names[0]}, task {names[1]}, method {method}, ω {strengths}{told})"
 
 
 def results(

@@ -13,15 +13,25 @@ import numpy as np
 
 from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
+from equipoise.fairness import choose_strength
+from equipoise.fairness.choose import check_budget
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.methods.method import Report, counting, evenly, some_items
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
+from equipoise.study.arguments import (
+    CapabilityLike,
+    SteeringLike,
+    TaskLike,
+    a_model,
+    a_steering,
+    a_task,
+    capabilities,
+)
 from equipoise.study.measure import Measurement, Probe, Settings, measure
 from equipoise.study.results import Result, results
 from equipoise.tasks import Capability, Task
-from equipoise.tasks.capability import told_apart
 from equipoise.tasks.item import Split
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -32,9 +42,9 @@ WORST_ITEMS = 12
 
 def audit(
     model: Model,
-    task: Task,
+    task: TaskLike,
     *,
-    capability: Sequence[Capability] = (),
+    capability: CapabilityLike = (),
     split: Split | None = None,
     settings: Settings | None = None,
     report: Report | None = None,
@@ -43,8 +53,9 @@ def audit(
 
     Args:
         model: The model.
-        task: The task.
-        capability: Measured beside it, on their test parts.
+        task: The task, or its name.
+        capability: Measured beside it, on their test questions and all their documents; their
+            names do.
         split: Measure one split only; None takes every item, since nothing is fitted or chosen.
         settings: How decisions are measured.
         report: Told of progress.
@@ -53,6 +64,7 @@ def audit(
         A result with one row, at strength 0.
     """
     started = time.perf_counter()
+    model, task, capability = a_model(model), a_task(task), capabilities(capability)
     probe = Probe.of(task, split, capability) if split else Probe.everything(task, capability)
     found = measure(
         model, probe, settings=settings, progress=counting(report, "audit", len(probe), strengths=1)
@@ -99,17 +111,17 @@ def _shared_out(sources: Sequence[Sequence[Any]]) -> list[tuple[Sequence[Any], i
     return [(source, keep) for source, keep in zip(sources, share, strict=True) if keep]
 
 
-def fit(model: Model, task: Task, method: str = "dso", **options: Any) -> Steering:
+def fit(model: Model, task: TaskLike, method: str = "dso", **options: Any) -> Steering:
     """Fit a steering; takes what :func:`fit_outcome` takes, which also tells how the fit went."""
     return fit_outcome(model, task, method, **options).steering
 
 
 def fit_outcome(
     model: Model,
-    task: Task,
+    task: TaskLike,
     method: str = "dso",
     *,
-    capability: Sequence[Capability] = (),
+    capability: CapabilityLike = (),
     anchors: Anchors | None = None,
     seed: int = 0,
     normalise: Normalise = "sum",
@@ -121,9 +133,9 @@ def fit_outcome(
 
     Args:
         model: The frozen model.
-        task: The task.
+        task: The task, or its name.
         method: Name of a registered method.
-        capability: Their train parts are anchors.
+        capability: Their train parts are anchors; their names do.
         anchors: More of them.
         seed: Every random choice follows from it.
         normalise: Sum or mean of an option's token log-probabilities, as it will be measured.
@@ -136,7 +148,7 @@ def fit_outcome(
             capability that is given twice.
     """
     chosen = METHODS.get(method)
-    capability = told_apart(capability)
+    model, task, capability = a_model(model), a_task(task), capabilities(capability)
     data = {one.name: one.digest for one in capability if one.items or one.documents}
     request = FitRequest(
         model,
@@ -172,11 +184,13 @@ def fit_outcome(
 
 def sweep(
     model: Model,
-    task: Task,
-    steering: Steering,
+    task: TaskLike,
+    steering: SteeringLike,
     strengths: Sequence[float] = STRENGTHS,
     *,
-    capability: Sequence[Capability] = (),
+    capability: CapabilityLike = (),
+    max_capability_drop: float | None = None,
+    interpolate: bool = False,
     settings: Settings | None = None,
     report: Report | None = None,
 ) -> Result:
@@ -184,32 +198,54 @@ def sweep(
 
     Strength 0 is among the rows whether it was asked for or not: a choice has to beat it.
 
+    Args:
+        model: The model.
+        task: The task, or its name.
+        steering: The steering, or the folder it was saved in.
+        strengths: What to measure.
+        capability: Measured beside the task; their names do.
+        max_capability_drop: Also choose a strength, within this budget; None leaves that to
+            :meth:`Result.choose`.
+        interpolate: Also measure the strength between two others at which the budget seems to be
+            spent best, and choose among all that were measured.
+        settings: How decisions are measured.
+        report: Told of progress.
+
     Raises:
-        EquipoiseError: No strengths, one that is no finite number, or a split without ambiguous
-            items.
+        EquipoiseError: No strengths, one that is no finite number, a budget that is no share, or
+            a split without ambiguous items.
     """
     started = time.perf_counter()
     ladder = _ladder(strengths)
+    model, task, capability = a_model(model), a_task(task), capabilities(capability)
+    steering = a_steering(steering)
+    if max_capability_drop is not None:
+        check_budget(max_capability_drop)
+    elif interpolate:
+        raise EquipoiseError("interpolate needs a budget: give max_capability_drop")
+
+    def measured(probe: Probe, at: Sequence[float], phase: str) -> Measurement:
+        return measure(
+            model,
+            probe,
+            steering=steering,
+            strengths=at,
+            settings=settings,
+            progress=counting(report, phase, len(probe), strengths=len(at)),
+        )
+
     rows: list[dict[str, Any]] = []
     choosing = Probe.of(task, "validation", capability)
     if any(item.ambiguous for item in choosing.items):
-        rows = measure(
-            model,
-            choosing,
-            steering=steering,
-            strengths=ladder,
-            settings=settings,
-            progress=counting(report, "choose", len(choosing), strengths=len(ladder)),
-        ).rows
-    probe = Probe.of(task, "test", capability)
-    found = measure(
-        model,
-        probe,
-        steering=steering,
-        strengths=ladder,
-        settings=settings,
-        progress=counting(report, "sweep", len(probe), strengths=len(ladder)),
-    )
+        rows = measured(choosing, ladder, "choose").rows
+        if max_capability_drop is not None and interpolate:
+            guess = choose_strength(rows, max_capability_drop, interpolate=True)
+            between = round(guess.strength, 3)  # as it is shown, and typed in the next command
+            if guess.interpolated and between not in ladder:
+                ladder = sorted([*ladder, between])
+                rows += measured(choosing, [between], "between").rows
+                rows.sort(key=lambda row: float(row["strength"]))
+    found = measured(Probe.of(task, "test", capability), ladder, "sweep")
     data = results(
         model,
         task,
@@ -220,16 +256,19 @@ def sweep(
         worst_items=worst_items(found, ladder[-1]),
         split="test",
     )
-    return Result(data, rows)
+    result = Result(data, rows)
+    if max_capability_drop is not None:
+        result.choose(max_capability_drop)
+    return result
 
 
 def run(
     model: Model,
-    task: Task,
+    task: TaskLike,
     method: str = "dso",
     *,
     strengths: Sequence[float] = STRENGTHS,
-    capability: Sequence[Capability] = (),
+    capability: CapabilityLike = (),
     anchors: Anchors | None = None,
     max_capability_drop: float = 0.05,
     interpolate: bool = False,
@@ -241,7 +280,9 @@ def run(
 ) -> tuple[Result, Steering]:
     """The whole loop: fit, sweep (strength 0 is the audit), choose."""
     started = time.perf_counter()
-    ladder = _ladder(strengths)  # a mistake in it is said before the fit
+    ladder = _ladder(strengths)  # a mistake is said before the fit
+    check_budget(max_capability_drop)
+    model, task, capability = a_model(model), a_task(task), capabilities(capability)
     outcome = fit_outcome(
         model,
         task,
@@ -261,17 +302,18 @@ def run(
         outcome.steering,
         ladder,
         capability=capability,
+        max_capability_drop=max_capability_drop,
+        interpolate=interpolate,
         settings=settings,
         report=report,
     )
     result.data["wall_seconds"]["fit"] = fitted
     result.data["fit"] = {"history": outcome.history}
     result.data["notes"] = list(outcome.notes)
-    choice = result.choose(max_capability_drop, interpolate=interpolate)
     measured = [row["strength"] for row in result.rows]
     outcome.steering.info = replace(
         outcome.steering.info,
-        recommended_strength=choice.strength,
+        recommended_strength=result.data["chosen"]["strength"],
         verified_strengths=(min(measured), max(measured)),
     )
     return result, outcome.steering

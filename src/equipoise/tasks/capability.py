@@ -13,7 +13,7 @@ from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import arc, openbookqa
 from equipoise.tasks.documents import Document, read_documents
-from equipoise.tasks.item import SPLITS, Item, Split, digest_items, digest_texts
+from equipoise.tasks.item import SPLITS, Item, Split, digest_items, digest_texts, short
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.lm_eval import LmEvalTask, load_lm_eval
 from equipoise.tasks.mmlu import HUB_ID, load_mmlu
@@ -24,12 +24,12 @@ from equipoise.tasks.subset import take_evenly
 SKILLS = Path(__file__).parent / "data" / "skills.jsonl"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Capability:
     """Something a model can do, measured beside its bias.
 
     Its ``train`` part may serve as anchors of a fit, ``validation`` to choose by; ``test`` is for
-    the report.
+    the report. An audit reads all documents.
 
     Attributes:
         name: As in ``results.json``.
@@ -58,9 +58,18 @@ class Capability:
         """The items of a split."""
         return tuple(item for item in self.items if item.split == split)
 
-    def texts(self, split: Split) -> tuple[str, ...]:
-        """The texts of the documents of a split."""
-        return tuple(document.text for document in self.documents if document.split == split)
+    def texts(self, *splits: Split) -> tuple[str, ...]:
+        """The texts of the documents of some splits; of all where none is named."""
+        wanted = splits or SPLITS
+        return tuple(document.text for document in self.documents if document.split in wanted)
+
+    def __repr__(self) -> str:
+        if self.harness is not None:
+            return f"Capability({self.harness!r})"
+        counts: dict[str, int] = {
+            split: len(self.questions(split) + self.texts(split)) for split in SPLITS
+        }
+        return f"Capability({short(self.name, counts, self.digest)})"
 
 
 @dataclass(frozen=True, kw_only=True)

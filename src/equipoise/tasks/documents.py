@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from equipoise.tasks.item import Split
 
 LONGEST = 2000  # characters: some 500 tokens, within any model's context
 _TRAIN, _VALIDATION = 0.4, 0.2
+_FEWEST = 2  # documents of a part that have limits; a single one has none
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ def read_documents(path: Path) -> tuple[Document, ...]:
     """Read documents: the first 40 % are train, the next 20 % validation, the rest test.
 
     A ``.json`` file holds a list of texts; any other file is cut into texts at its blank lines.
-    Texts of more than 2000 characters are cut at white space.
+    Texts of more than 2000 characters are cut at white space. Of fewer than ten documents train
+    has what the other two parts can spare: those need two each for limits. With fewer than four
+    that cannot be had, which a warning says.
 
     Raises:
         EquipoiseError: Unreadable, not UTF-8, not a JSON list of texts, or without any text.
@@ -37,11 +41,26 @@ def read_documents(path: Path) -> tuple[Document, ...]:
     pieces = [piece for document in whole for piece in _cut(document.strip())]
     if not pieces:
         raise EquipoiseError(f"{path}: the file holds no text")
-    train, validation = round(_TRAIN * len(pieces)), round((_TRAIN + _VALIDATION) * len(pieces))
+    train, validation = _parts(len(pieces))
+    if len(pieces) < 2 * _FEWEST:
+        warnings.warn(
+            f"{path}: {len(pieces)} document{'s' if len(pieces) > 1 else ''}, too few to choose a "
+            "strength by and to judge it (two each, as one document has no limits, and a text file "
+            "is cut at blank lines)",
+            stacklevel=2,
+        )
     return tuple(
         Document(piece, "train" if i < train else "validation" if i < validation else "test")
         for i, piece in enumerate(pieces)
     )
+
+
+def _parts(count: int) -> tuple[int, int]:
+    """Where the train and the validation documents end."""
+    train, end = round(_TRAIN * count), round((_TRAIN + _VALIDATION) * count)
+    validation = min(max(_FEWEST, end - train), (count + 1) // 2)
+    train = max(0, count - validation - max(_FEWEST, count - end))
+    return train, train + validation
 
 
 def _json_list(path: Path, text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -111,7 +111,7 @@ class OpenPrompt:
     group: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """Named items, their splits, and the contexts held out of every fit.
 
@@ -161,6 +161,17 @@ class Task:
     def with_items(self, items: Iterable[Item]) -> Task:
         """The same task over other items."""
         return replace(self, items=tuple(items))
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {split: len(self.split(split)) for split in SPLITS}
+        counts |= {"pairs": len(self.pairs), "prompts": len(self.prompts)}
+        return f"Task({short(self.name, counts, self.digest)})"
+
+
+def short(name: str, counts: Mapping[str, int], digest: str) -> str:
+    """What a repr says of thousands of items: their name, how many of what, the digest's head."""
+    told = [f"{what}={count}" for what, count in counts.items() if count]
+    return ", ".join([repr(name), *told, f"digest={digest[:8]!r}"])
 
 
 def digest_items(items: Sequence[Item]) -> str:

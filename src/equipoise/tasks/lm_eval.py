@@ -23,7 +23,7 @@ SHOT_SEED = 1234
 """lm-eval's own seed of the solved examples: the same prompts, so the same numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LmEvalTask:
     """Tasks that lm-eval asks and judges; the model's answers are ours.
 
@@ -41,6 +41,10 @@ class LmEvalTask:
     metric: str
     chat: bool
     documents: Mapping[Split, Mapping[str, tuple[int, ...]]]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split}={self.count(split)}" for split in self.documents)
+        return f"LmEvalTask({self.name!r}, {counts}, metric={self.metric!r})"
 
     def count(self, split: Split) -> int:
         """How many documents of a split are asked."""

@@ -126,7 +126,7 @@ def task_options(name_or_file: str | Path) -> dict[str, Any]:
     Raises:
         EquipoiseError: Unknown name.
     """
-    build = read_jsonl if is_file(name_or_file) else _TASKS.get(str(name_or_file)).build
+    build = read_jsonl if is_file(name_or_file) else _named(str(name_or_file)).build
     return options_of(build, "path", "data")
 
 
@@ -164,7 +164,7 @@ def load_task(
             read_jsonl, f"task file {name_or_file}", options, path=Path(name_or_file)
         )
     else:
-        source = _TASKS.get(str(name_or_file))
+        source = _named(str(name_or_file))
         given = {"data": _data_of(source, data)} if source.takes_data else {}
         if data is not None and not given:
             raise EquipoiseError(f"task {source.name!r} takes no data path: {source.origin}")
@@ -177,7 +177,18 @@ def is_file(name_or_file: str | Path) -> bool:
     text = str(name_or_file)
     if isinstance(name_or_file, Path) or os.sep in text or text.endswith((".jsonl", ".json")):
         return True
-    return text not in _TASKS and Path(text).is_file()
+    return text not in _TASKS and os.path.isfile(text)
+
+
+def _named(name: str) -> TaskSource:
+    """The task of that name; for what looks like a place, how a place is given."""
+    if name not in _TASKS and (os.path.isdir(name) or os.path.splitext(name)[1]):
+        what = "is a folder" if os.path.isdir(name) else "is no file that exists"
+        raise EquipoiseError(
+            f"unknown task {name!r}, which {what}; a task file ends in .jsonl, and a named task's "
+            "folder of data goes to --data"
+        )
+    return _TASKS.get(name)
 
 
 def find_data(name: str, data: str | Path | None) -> Path | None:

@@ -10,31 +10,32 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from equipoise.suggest import did_you_mean
+from equipoise.tasks.attribute import whole_words
 from equipoise.tasks.item import Item, Side, Split
 
 
 class Row(BaseModel):
-    """One line of a task file: its fields and their types."""
+    """One line of a task file: its fields and their types; null is the same as not given."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str
     options: list[str]
     id: str | None = None
-    context: str | list[str] = []
+    context: str | list[str] | None = None
     sides: list[Side | None] | None = None
     groups: list[str | None] | None = None
     answer: int | None = None
     twin: str | None = None
     classes: list[str | None] | None = None
-    attribute: list[str] = []
-    images: list[str] = []
+    attribute: list[str] | None = None
+    images: list[str] | None = None
     split: Split | None = None
 
     @property
     def contexts(self) -> list[str]:
         """The context, or contexts, as a list."""
-        return [self.context] if isinstance(self.context, str) else self.context
+        return [self.context] if isinstance(self.context, str) else self.context or []
 
 
 def parse(text: str) -> Row:
@@ -111,6 +112,7 @@ def item_of(row: Row, line: int, folder: Path) -> Item:
         labels = getattr(row, field)
         if labels is not None and len(labels) != len(stripped):
             raise ValueError(f"{field} has {len(labels)} entries for {len(stripped)} options")
+    _check_names(row)
     if row.sides is not None and row.groups is not None:
         raise ValueError("both sides and groups; give sides for two groups, groups for more")
     if row.answer is None:
@@ -120,21 +122,42 @@ def item_of(row: Row, line: int, folder: Path) -> Item:
         id=identity,
         prompt=row.prompt,
         options=tuple(row.options),
-        contexts=tuple(dict.fromkeys(row.contexts)),
+        contexts=tuple(row.contexts),
         sides=None if row.sides is None else tuple(row.sides),
         groups=None if row.groups is None else tuple(row.groups),
         answer=row.answer,
         twin=row.twin or "",
         classes=None if row.classes is None else tuple(row.classes),
-        attribute=tuple(row.attribute),
-        images=tuple(_image(folder, image) for image in row.images),
+        attribute=tuple(row.attribute or ()),
+        images=tuple(_image(folder, image) for image in row.images or ()),
         split=row.split or "test",
     )
 
 
+def _check_names(row: Row) -> None:
+    """Names say something, contexts differ, and there is an attribute to mask."""
+    for field in ("context", "groups", "classes", "attribute"):
+        given = getattr(row, field)
+        if isinstance(given, str):  # a single context
+            if not given.strip():
+                raise ValueError(f"{field} is empty")
+            continue
+        for k, name in enumerate(given or ()):
+            if name is not None and not name.strip():
+                raise ValueError(f"{field}[{k}] is empty")
+    for k, context in enumerate(row.contexts):
+        if context in row.contexts[:k]:
+            raise ValueError(f"context {context!r} is given twice")
+    if row.attribute and not whole_words(row.attribute).search(row.prompt):
+        raise ValueError(
+            f"attribute {_short(row.attribute)}: none of the words stands in the prompt as a word "
+            "of its own; fair decoding would mask nothing"
+        )
+
+
 def _check_ambiguous(row: Row) -> None:
     """An ambiguous item must be evidence of a bias: on a context, between groups."""
-    if not row.contexts or not all(context.strip() for context in row.contexts):
+    if not row.contexts:
         raise ValueError("an ambiguous item (answer null) needs a context")
     if row.sides is None and row.groups is None:
         raise ValueError("an ambiguous item (answer null) needs sides or groups")

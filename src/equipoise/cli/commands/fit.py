@@ -30,6 +30,7 @@ def fit(
     """Learn a steering; --out becomes the artifact."""
     with OutputFolder.claimed(output) as folder:
         from equipoise import study
+        from equipoise.report.numbers import counted
 
         method_settings = inputs.resolve_method(fit)
         asked = [*task.words(), *common.words()]
@@ -76,8 +77,8 @@ def fit(
             "history": found.history,
             "wall_seconds": {"fit": seconds},
         },
-        f"{fit.method} · {loaded.name} · {data.name}: {counts['sites']} sites, "
-        f"{counts['parameters']:,} parameters, {counts['nonzero']:,} of them not zero, "
+        f"{fit.method} · {loaded.name} · {data.name}: {counted(len(steering.transforms), 'site')}, "
+        f"{counted(steering.n_parameters, 'parameter')}, {steering.n_nonzero:,} of them not zero, "
         f"{seconds:.1f} s",
         *found.notes,
     )

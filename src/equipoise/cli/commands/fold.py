@@ -26,6 +26,7 @@ def fold(
     common: CommonOptions,
 ) -> None:
     """Bake a steering at one strength into an ordinary checkpoint."""
+    from equipoise.report.numbers import counted
     from equipoise.steering.fold_checkpoint import fold_checkpoint
 
     artifact = inputs.load_steering(steering)
@@ -49,8 +50,8 @@ def fold(
     write_atomically(folder / config_file.NAME, config_file.to_yaml("fold", config))
     terminal.show(
         report.to_dict(),
-        f"{report.sites} sites folded at ω = {omega:g} into {report.architecture} "
-        f"({report.dtype}, {report.shards} weight file{'s' if report.shards > 1 else ''})",
+        f"{counted(report.sites, 'site')} folded at ω = {omega:g} into {report.architecture} "
+        f"({report.dtype}, {counted(report.shards, 'weight file')})",
         f"largest logit difference to the steered model {report.max_logit_difference:.2g}, "
         f"tolerance {report.tolerance:.2g}",
     )

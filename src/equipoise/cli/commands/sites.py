@@ -22,6 +22,7 @@ def sites(
     terminal: Terminal, model: ModelOptions, site: SiteOptions, common: CommonOptions
 ) -> None:
     """What can be steered in a model."""
+    from equipoise.report.numbers import counted
     from equipoise.steering.homes import Homes
 
     loaded = inputs.load_model(model, terminal)
@@ -33,7 +34,8 @@ def sites(
     for row in found:
         values = (row["key"], row["role"], row["layer"], row["width"], row["heads"], _short(row))
         table.add_row(*("" if value is None else str(value) for value in values))
-    terminal.show({"model": loaded.name, "sites": found}, table, f"{len(found)} sites")
+    told = counted(len(found), "site")
+    terminal.show({"model": loaded.name, "sites": found}, table, told)
 
 
 def _sites(model: Model, role: str) -> list[Site]:

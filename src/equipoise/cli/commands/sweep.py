@@ -44,10 +44,11 @@ def sweep(
                 artifact,
                 sweep.strengths,
                 capability=capability,
+                max_capability_drop=sweep.max_capability_drop,
+                interpolate=sweep.interpolate,
                 settings=settings,
                 report=report,
             )
-        result.choose(sweep.max_capability_drop, interpolate=sweep.interpolate)
         config = resolved(model, steering, task, sweep, measure, common)
         outcome.leave(folder, "sweep", config, result)
     named = [*model.words(), *steering.words()]

@@ -74,9 +74,10 @@ class DSOConfig(MethodConfig):
 
     # Optimisation.
     steps: int = Field(120, ge=1)
-    twins_per_step: int = Field(8, ge=1, description="twins of ambiguous items a step")
-    anchors_per_step: int = Field(8, ge=1, description="anchors a step")
+    twins_per_step: int = Field(6, ge=1, description="twins of ambiguous items a step")
+    anchors_per_step: int = Field(6, ge=1, description="anchors a step")
     learning_rate: float = Field(3.5e-2, gt=0)
+    momentum: float = Field(0.7, ge=0, lt=1, description="of Adam's first moment")
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
     patience: int = Field(10, ge=1, description="... for so many steps")

@@ -17,8 +17,7 @@ from equipoise.steering import Affine, Steering
 def site_scale(model: Model, paths: Sequence[str], rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """Root mean square of every unit at each site over the rows' tokens, {path: float32 [d]}.
 
-    Measured on the unsteered model. Padding is counted too: it is a little of a few batches, and
-    the scale is a step size, not a statistic.
+    Measured on the unsteered model, row by row: padding would count.
     """
     squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

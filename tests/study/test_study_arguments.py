@@ -1,0 +1,88 @@
+"""What the functions take: loaded things or their names, and one line for anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise.errors import EquipoiseError
+from equipoise.models import Model
+from equipoise.steering import Steering
+from equipoise.study import Result, audit, fit, run, sweep
+from equipoise.tasks import Capability, load_capability, write_jsonl
+from small_tasks import anchor, small_task
+
+SKILL = Capability(
+    name="places", kind="accuracy", items=tuple(anchor(number, "test") for number in range(4))
+)
+
+
+def sweep_nothing(model: Any, task: Any, **given: Any) -> Any:
+    return sweep(model, task, Steering.identity(small_model(model)), [0], **given)
+
+
+def small_model(model: Any) -> Any:
+    return getattr(model, "hf", model)
+
+
+FUNCTIONS: list[Callable[..., Any]] = [audit, fit, run, sweep_nothing]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_is_no_model_task_or_capability_is_one_line(
+    tiny: Model, function: Callable[..., Any]
+) -> None:
+    task = small_task()
+    mistakes: list[tuple[Any, Any, dict[str, Any], str]] = [
+        (tiny.hf, task, {}, r"a model that equipoise\.load\(NAME_OR_FOLDER\) returned; got Llama"),
+        (tiny, [1], {}, r"a task or its name, .*; got list"),
+        (tiny, "corefrence", {}, "did you mean 'coreference'"),
+        (tiny, task, {"capability": 3}, "capabilities or their names; got int"),
+        (tiny, task, {"capability": [SKILL, 3]}, "a capability or its name, .*; got int"),
+        (tiny, task, {"capability": "builtn"}, "did you mean 'builtin'"),
+    ]
+    for model, asked, options, says in mistakes:
+        with pytest.raises(EquipoiseError, match=says) as caught:
+            function(model, asked, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_and_a_single_capability_do(tiny: Model, tmp_path: Path) -> None:
+    task, steering = small_task(), Steering.identity(tiny)
+    path, folder = tmp_path / "small.jsonl", tmp_path / "steering"
+    write_jsonl(task, path)
+    steering.save_pretrained(folder)
+    assert set(audit(tiny, path, capability=SKILL).rows[0]["capability"]) == {"places"}
+    assert set(audit(tiny, str(path), capability="builtin").rows[0]["capability"]) == {"builtin"}
+    both = audit(tiny, task, capability=["builtin", SKILL]).rows[0]["capability"]
+    assert set(both) == {"builtin", "places"}
+    with pytest.raises(EquipoiseError, match="'builtin' is given twice"):
+        audit(tiny, task, capability=["builtin", load_capability("builtin")])
+    for named in (folder, f"{folder}/"):
+        assert sweep(tiny, task, named, [0]).data["steering"]["digest"] == steering.digest
+    with pytest.raises(EquipoiseError, match="the folder it was saved in; got int"):
+        sweep(tiny, task, 3, [0])  # type: ignore[arg-type]
+
+
+def test_a_budget_is_checked_before_the_fit(tiny: Model) -> None:
+    def fitted(*_: Any) -> None:
+        raise AssertionError("the fit was started")
+
+    with pytest.raises(EquipoiseError, match="not a share"):
+        run(tiny, small_task(), max_capability_drop=5, report=fitted)
+    with pytest.raises(EquipoiseError, match="interpolate needs a budget"):
+        sweep(tiny, small_task(), Steering.identity(tiny), [0], interpolate=True)
+
+
+def test_a_result_is_a_line_and_is_saved_where_it_is_told(tiny: Model, tmp_path: Path) -> None:
+    result = sweep(tiny, small_task(), Steering.identity(tiny), [0, 1], max_capability_drop=0.5)
+    assert f"task small, method {result.data['method']}, ω 0, 1, chosen ω = 0)" in repr(result)
+    assert "\n" not in repr(result)
+    assert len(repr(result)) < 200
+    assert repr(Result({"sweep": []})) == "Result(model ?, task ?, method none, ω )"
+    result.save(str(tmp_path / "results.json"))
+    assert json.loads((tmp_path / "results.json").read_text())["chosen"]["strength"] == 0
