@@ -85,7 +85,6 @@ FILM_REVIEWS = {
     "twins_per_step": 24,
     "anchors_per_step": 48,
     "learning_rate": 0.02,
-    "momentum": 0.9,
     "kl_weight": 0.3,
     "kl_ambiguous": 0.3,
     "kl_anchor": 0.02,

@@ -29,8 +29,7 @@ def without_times(results: dict) -> dict:
 
 
 def test_run_leaves_results_report_steering_and_config(cli, checkpoint, task_file):
-    small = ("--set", "learning_rate=0.001")  # a map that is held at once
-    words = ("--task", task_file, "--out", "out", "--strengths", "0,1", *QUICK, *small)
+    words = ("--task", task_file, "--out", "out", "--strengths", "0,1", *QUICK)
     done = cli("run", checkpoint, *words)
     assert done.code == 0, done.err
     out = Path("out")

@@ -37,7 +37,7 @@ class DSOConfig(MethodConfig):
 
     # KL to the base, per pool, in nats per decision.
     kl_control: Literal["projection", "dual"] = "projection"
-    kl_weight: float = Field(0.5, ge=0, description="fixed penalty (projection)")
+    kl_weight: float = Field(0.6, ge=0, description="fixed penalty (projection)")
     kl_ambiguous: float = Field(0.5, gt=0, description="budget on ambiguous prompts")
     kl_anchor: float = Field(0.07, gt=0, description="budget on anchors")
     decision_weight: float = Field(
@@ -74,10 +74,9 @@ class DSOConfig(MethodConfig):
 
     # Optimisation.
     steps: int = Field(120, ge=1)
-    twins_per_step: int = Field(6, ge=1, description="twins of ambiguous items a step")
-    anchors_per_step: int = Field(6, ge=1, description="anchors a step")
-    learning_rate: float = Field(4e-2, gt=0)
-    momentum: float = Field(0.7, ge=0, lt=1, description="of Adam's first moment")
+    twins_per_step: int = Field(8, ge=1, description="twins of ambiguous items a step")
+    anchors_per_step: int = Field(8, ge=1, description="anchors a step")
+    learning_rate: float = Field(3.5e-2, gt=0)
     final_learning_rate: float = Field(0.1, gt=0, le=1, description="share left by cosine decay")
     stop_bias: float = Field(0.0, ge=0, description="stop once the bias stays below this ...")
     patience: int = Field(10, ge=1, description="... for so many steps")

@@ -28,7 +28,7 @@ from equipoise.steering import Steering
 from equipoise.tasks.item import Item
 
 _SCALE_ROWS = 32
-_SECOND_MOMENT = 0.98
+_BETAS = (0.9, 0.98)
 
 
 @dataclass
@@ -94,8 +94,7 @@ class Trainer:
             {"params": [value], "size": 1.0 if name == "a" else float(self.scale[key].mean())}
             for key, name, value in parts(steering)
         ]
-        betas = self.config.momentum, _SECOND_MOMENT
-        return torch.optim.Adam(groups, lr=self.config.learning_rate, betas=betas, fused=True)
+        return torch.optim.Adam(groups, lr=self.config.learning_rate, betas=_BETAS, fused=True)
 
     def run(self) -> State:
         """Take the steps that are left, keeping a checkpoint every so many.
