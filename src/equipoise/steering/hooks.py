@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -49,31 +50,25 @@ class SiteHook:
         """The module's output (or arguments) with the activation steered; None: as it was."""
         setting, fresh = None, True
         if not is_compiling():
-            attachment = self.attachment
-            taken = attachment.runtime.taken
-            # Not runtime.setting(), for a call that costs.
-            setting = taken.get(attachment) if taken else attachment.runtime.setting(attachment)
-            if setting is None:
-                return None
             fresh = torch.is_grad_enabled()
-            if not fresh:
-                # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
-                if setting.off:
-                    return None
-                # The short way, for most calls by far. The weights that went through the caches
-                # since the last site left them cold, so every object that is looked at costs.
-                kept = self._kept
-                if (
-                    kept is not None
-                    and kept.setting is setting
-                    and kept.batch is None
-                    and taken
-                    and type(value) is Tensor
-                    and value.dtype is kept.dtype
-                    and value.device == kept.device
-                    and self._whole
-                ):
-                    return self.transform.steer(value, kept.coefficients)
+            # The short way, for most calls by far. The weights that went through the caches
+            # since the last site left them cold, so every object that is looked at costs.
+            kept = self._kept
+            if (
+                kept is not None
+                and kept.setting.thread == get_ident()
+                and kept.batch is None
+                and not fresh
+                and type(value) is Tensor
+                and value.dtype is kept.dtype
+                and value.device == kept.device
+                and self._whole
+            ):
+                return self.transform.steer(value, kept.coefficients)
+            setting = self.attachment.runtime.setting(self.attachment)
+            # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
+            if setting is None or (setting.off and not fresh):
+                return None
         h = activation(value, module)
         part = self.address.take(h)
         new = self.address.put(h, self._steered(part, setting, fresh))

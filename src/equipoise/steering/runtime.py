@@ -151,11 +151,6 @@ class Runtime:
 
     # ---- what a thread's pass goes by
 
-    @property
-    def taken(self) -> Mapping[Attachment, Setting] | None:
-        """What steers the pass this thread is in, at which strengths; None: it is in none."""
-        return self._local.taken
-
     def setting(self, attachment: Attachment) -> Setting | None:
         """The strength an attachment acts at, here and now; None: it does not act."""
         taken = self._local.taken
@@ -185,18 +180,23 @@ class Runtime:
         if local.muted or local.opener not in (None, opener):
             return
         with LOCK:
+            _unmark(local.taken)
             local.taken, local.opener = None, opener
             before = self._began_before()
             taken = {} if before else {one: one.take() for one in self.attachments}
-            local.taken = self._passes[threading.get_ident()] = taken
+            thread = threading.get_ident()
+            local.taken = self._passes[thread] = taken
+            for setting in taken.values():
+                setting.thread = thread if len(self._passes) == 1 else None
 
     def _close(self, opener: nn.Module, *, failed: bool) -> None:
         """It is over."""
         local = self._local
         if local.muted or local.opener is not opener:
             return
-        local.taken = local.opener = None
         with LOCK:
+            _unmark(local.taken)
+            local.taken = local.opener = None
             self._passes.pop(threading.get_ident(), None)
             # While torch handles an exception it walks through the very hooks.
             if not failed and (self._leaving or not self.attachments):
@@ -206,6 +206,7 @@ class Runtime:
         """Let go of a pass of this thread that was interrupted, which no hook is told of."""
         opener = self._local.opener
         if opener is not None and _call_of(sys._getframe(), (opener,)) is None:
+            _unmark(self._local.taken)
             self._local.taken = self._local.opener = None
             self._passes.pop(threading.get_ident(), None)
 
@@ -224,6 +225,7 @@ class Runtime:
         """Run the model unsteered in this thread."""
         local = self._local
         before = local.forward, local.taken, local.muted
+        _unmark(local.taken)
         local.taken, local.muted = {}, True
         try:
             yield
@@ -394,6 +396,12 @@ class _RootAfter(_Hook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not torch.compiler.is_compiling():
             self.runtime.close_root(module, failed=output is None)
+
+
+def _unmark(taken: Mapping[Attachment, Setting] | None) -> None:
+    """Have the sites look up what they go by."""
+    for setting in (taken or {}).values():
+        setting.thread = None
 
 
 def _call_of(frame: FrameType | None, modules: Container[nn.Module]) -> FrameType | None:

@@ -55,11 +55,13 @@ class Setting:
         changes: How often that had been changed in place; only its owner can.
         per_row: Whether each row has its own.
         off: Whether nothing is steered, nor a gradient wanted.
+        thread: The only thread with a pass that goes by it, where that is known.
     """
 
     def __init__(self, strength: Tensor) -> None:
         self.strength = strength
         self.changes = changes_of(strength)
+        self.thread: int | None = None
         self.per_row = strength.ndim > 0
         self.off = not strength.requires_grad and bool((strength == 0).all())
         self._devices: dict[torch.device, Tensor] = {}
