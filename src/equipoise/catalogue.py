@@ -10,8 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
 from equipoise.validation import no_boolean_as_number
+from equipoise.wording import did_you_mean
 
 
 class Named(Protocol):

@@ -13,7 +13,7 @@ from rich.console import Console
 from equipoise.errors import EquipoiseError
 from equipoise.report import model_card, results_table
 from equipoise.report.html import render
-from equipoise.report.numbers import counted
+from equipoise.wording import counted
 
 CONFIG = {"base_model_name_or_path": "org/model-1B", "revision": "abc123", "method": "dso"}
 

@@ -1,10 +1,14 @@
-"""``generate`` in the modes whose results must agree."""
+"""One pass, and ``generate`` in the modes whose results must agree."""
 
 from __future__ import annotations
 
 import warnings
 
 import torch
+from steering_zoo import prompts
+
+TWINS = torch.tensor([prompts()[1]] * 2)
+"""The same prompt twice, int64 [2, T]."""
 
 NEW = 6
 MODES = {
@@ -13,6 +17,18 @@ MODES = {
     "static": {"cache_implementation": "static"},
     "chunked prefill": {"prefill_chunk_size": 4},
 }
+
+
+def logits(model, ids=TWINS):
+    """Of one pass."""
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def at(model, steering, strength):
+    """Logits under a fresh attachment."""
+    with steering.applied(model, strength):
+        return logits(model)
 
 
 def run(model, ids, mask, **settings):

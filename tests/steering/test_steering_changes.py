@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steering_zoo import build, prompts, random_steering
+from steering_runs import TWINS, at, logits
+from steering_zoo import build, random_steering
 from torch import nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Additive, Scope, Steering
 
-IDS = torch.tensor([prompts()[1]] * 2)
-
 
 @pytest.fixture
 def model():
     return build("llama")
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def at(model, steering, strength):
-    """What a fresh attachment gives."""
-    with steering.applied(model, strength=strength):
-        return logits(model)
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), ([0.2, 0.9], [0.9, 0.1])])
@@ -49,7 +37,7 @@ def test_a_learned_strength_is_followed(model, dtype):
     wanted = at(model, steering, [0.5, 1.0])
     with steering.applied(model, strength=learned) as attachment:
         for _ in range(2):
-            model(IDS).logits.square().mean().backward()
+            model(TWINS).logits.square().mean().backward()
         assert learned.grad.abs().min() > 0
         before = logits(model)
         with torch.no_grad():
@@ -62,10 +50,10 @@ def test_a_learned_strength_is_followed(model, dtype):
 def test_a_cache_filled_before_a_learned_strength_moved_is_refused(model):
     learned = nn.Parameter(torch.tensor(0.25))
     with random_steering(model).applied(model, strength=learned), torch.no_grad():
-        cache = model(IDS, use_cache=True).past_key_values
+        cache = model(TWINS, use_cache=True).past_key_values
         learned.fill_(0.5)
         with pytest.raises(SteeringError, match="the cache was filled at strength"):
-            model(IDS[:, :1], past_key_values=cache)
+            model(TWINS[:, :1], past_key_values=cache)
 
 
 def test_parameters_that_are_replaced_take_effect(model):
@@ -96,7 +84,7 @@ def test_a_module_replaced_under_an_attachment_raises(model, path):
     attachment = steering.attach(model)
     parent._modules[leaf] = Wrapper()
     with pytest.raises(SteeringError, match=r"\.(0|input_layernorm) was replaced since"):
-        model(IDS)
+        model(TWINS)
     parent._modules[leaf] = module
     steered = logits(model)
     attachment.detach()
@@ -117,7 +105,7 @@ def test_a_learned_strength_has_a_gradient_after_a_pass_without_one(model, dtype
     learned = nn.Parameter(torch.tensor(0.5, dtype=dtype))
     with random_steering(model).applied(model, strength=learned):
         logits(model)
-        model(IDS).logits.square().mean().backward()
+        model(TWINS).logits.square().mean().backward()
     assert learned.grad is not None
 
 
@@ -126,8 +114,8 @@ def test_a_strength_set_in_inference_mode_serves_training(model, strength):
     steering = random_steering(model)
     with torch.inference_mode():
         attachment = steering.attach(model, strength)
-        model(IDS)
-    model(IDS).logits.square().mean().backward()
+        model(TWINS)
+    model(TWINS).logits.square().mean().backward()
     attachment.detach()
     assert all(p.grad is not None for p in steering.parameters())
 

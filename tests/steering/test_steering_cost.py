@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from steering_oracle import steered_logits
+from steering_runs import logits
 from steering_zoo import build, prompts, random_steering
 
 from equipoise.models.backbone import norm_sites
@@ -29,11 +30,6 @@ def speed(monkeypatch):
 @pytest.fixture
 def model():
     return build("llama")
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model(ids).logits
 
 
 def test_the_benchmark_runs_prints_and_finds_its_targets_for_memory(

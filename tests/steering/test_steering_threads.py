@@ -7,27 +7,16 @@ import threading
 
 import pytest
 import torch
-from steering_zoo import build, prompts, random_steering
+from steering_runs import TWINS, at, logits
+from steering_zoo import build, random_steering
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Additive, Steering
-
-IDS = torch.tensor([prompts()[1]] * 2)
 
 
 @pytest.fixture
 def model():
     return build("llama")
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def at(model, steering, strength):
-    with steering.applied(model, strength):
-        return logits(model)
 
 
 def elsewhere(action):
@@ -100,7 +89,7 @@ def test_a_backward_pass_after_it_does_not_recompute_at_another_strength(model):
     model.train()
     with random_steering(model).applied(model, 0.5) as attachment:
         in_the_middle(model, lambda: setattr(attachment, "strength", 1.0))
-        loss = model(IDS, labels=IDS).loss
+        loss = model(TWINS, labels=TWINS).loss
         with pytest.raises(SteeringError, match="strength changed"):
             loss.backward()
 
@@ -150,7 +139,7 @@ def test_generate_raises_when_its_steering_is_detached(model, use_cache):
     in_the_middle(model, attachment.detach, passes=3)
     options = {"max_new_tokens": 8, "do_sample": False, "use_cache": use_cache}
     with pytest.raises(SteeringError, match="came or went while generate was running"):
-        model.generate(IDS, **options)
+        model.generate(TWINS, **options)
     assert not hooks(model)
     assert "generate" not in vars(model)
 
@@ -158,7 +147,7 @@ def test_generate_raises_when_its_steering_is_detached(model, use_cache):
 def test_a_pass_that_was_interrupted_is_over(model):
     steering = random_steering(model)
     with steering.applied(model, 1.0), torch.no_grad():
-        wanted = model.model(IDS).last_hidden_state
+        wanted = model.model(TWINS).last_hidden_state
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -166,11 +155,11 @@ def test_a_pass_that_was_interrupted_is_over(model):
     attachment = steering.attach(model, 0.5)
     handle = model.model.layers[1].register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        model(IDS)
+        model(TWINS)
     handle.remove()
     attachment.strength = 1.0
     with torch.no_grad():
-        assert torch.equal(model.model(IDS).last_hidden_state, wanted)
+        assert torch.equal(model.model(TWINS).last_hidden_state, wanted)
     attachment.detach()
     assert not hooks(model)
 

@@ -12,7 +12,7 @@ from yaml.constructor import ConstructorError
 
 from equipoise.cli.options import Options
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
+from equipoise.wording import did_you_mean
 
 NAME = "config.yaml"
 

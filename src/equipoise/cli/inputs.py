@@ -14,7 +14,7 @@ from equipoise.cli.options import (
     TaskOptions,
 )
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
+from equipoise.wording import did_you_mean
 
 if TYPE_CHECKING:
     from equipoise.cli.terminal import Terminal

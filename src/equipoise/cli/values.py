@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from equipoise.cli.config_file import read_config
 from equipoise.cli.options import Options, flag_name, flag_of, parse_settings
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
+from equipoise.wording import did_you_mean
 
 # Where pydantic names a type of Python's, the user's word for it.
 _EXPECTED = {

@@ -196,18 +196,14 @@ def _mix(left: _Point, right: _Point, share: float) -> _Point:
     def line(at: float | None, to: float | None) -> float | None:
         return None if at is None or to is None else at + share * (to - at)
 
+    limits = {name: line(limit, right.limits[name]) for name, limit in left.limits.items()}
     return _Point(
         left.strength + share * (right.strength - left.strength),
         line(left.bias, right.bias),
         line(left.high, right.high),
-        {name: _at_least(line(limit, right.limits[name]), right.unchanged[name])
-         for name, limit in left.limits.items()},
+        {n: None if up is None else max(up, right.unchanged[n]) for n, up in limits.items()},
         right.unchanged,
-    )  # fmt: skip
-
-
-def _at_least(limit: float | None, least: float) -> float | None:
-    return None if limit is None else max(limit, least)
+    )
 
 
 def _closest(steered: Sequence[_Point]) -> str:
@@ -216,8 +212,9 @@ def _closest(steered: Sequence[_Point]) -> str:
     measured = [p for p in steered if None not in p.limits.values()]
     if not measured:
         return f"the drop of {', '.join(unmeasured)} was not measured against strength 0"
-    tops = [(max((limit, name) for name, limit in p.limits.items() if limit is not None), p)
-            for p in measured]  # fmt: skip
+    tops = [
+        (max((up, name) for name, up in p.limits.items() if up is not None), p) for p in measured
+    ]
     (limit, name), point = min(tops, key=lambda top: (top[0][0], abs(top[1].strength)))
     return (
         f"no swept strength fits; the nearest, {point.strength:g}, has {limit:.4f} for {name} "

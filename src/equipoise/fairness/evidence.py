@@ -56,10 +56,8 @@ def option_probabilities(decisions: Decisions, temperature: float = 1.0) -> np.n
     if not temperature >= 0 or np.isinf(temperature):
         raise EquipoiseError(f"temperature {temperature} is not a number ≥ 0")
     scores = decisions.scores
-    bad = (
-        np.isnan(scores).any(axis=1) | (scores == np.inf).any(axis=1)
-        | ~np.isfinite(scores).any(axis=1)
-    )  # fmt: skip
+    wrong = np.isnan(scores) | (scores == np.inf)
+    bad = wrong.any(axis=1) | ~np.isfinite(scores).any(axis=1)
     if bad.any():
         item = decisions.items[int(bad.argmax())]
         raise EquipoiseError(

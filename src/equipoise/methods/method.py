@@ -13,9 +13,9 @@ from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.steering import Steering
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.item import Item, Task, digest_items, digest_texts
 from equipoise.validation import check_field
+from equipoise.wording import did_you_mean
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called as ``report(phase, done, of, figures)`` while work goes on."""

@@ -13,7 +13,7 @@ import torch
 
 from equipoise.errors import EquipoiseError
 from equipoise.models.model import Model
-from equipoise.suggest import did_you_mean
+from equipoise.wording import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

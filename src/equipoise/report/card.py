@@ -46,9 +46,7 @@ def model_card(results: Mapping[str, Any], steering_info: Mapping[str, Any]) -> 
         "strength": strength(study.shown.strength),
         "recommended": study.chosen or 0.0,
         "lines": lines,
-        "drops": []
-        if study.audit
-        else [(line.label, line.now) for line in lines if line.now and line.now.drop],
+        "drops": [(line.label, line.now) for line in lines if line.now and line.now.drop],
         "not_measured": not_measured(study),
     }
     environment = jinja2.Environment(

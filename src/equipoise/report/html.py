@@ -30,6 +30,7 @@ from equipoise.report.view import (
     finite,
     studies,
 )
+from equipoise.wording import counted
 
 # More would bury the page; the rest stays in results.json.
 WORST_SHOWN = 12
@@ -230,7 +231,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 def _sizes(steering: Mapping[str, Any]) -> list[str]:
     """How much is steered, as far as the results say."""
     nouns = {"sites": "site", "parameters": "parameter"}
-    sizes = [numbers.counted(steering[key], noun) for key, noun in nouns.items() if key in steering]
+    sizes = [counted(steering[key], noun) for key, noun in nouns.items() if key in steering]
     return [*sizes, f"{steering['nonzero']:,} of them not zero"] if "nonzero" in steering else sizes
 
 

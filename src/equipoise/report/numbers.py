@@ -51,11 +51,6 @@ def with_interval(metric: Metric | None) -> str:
     return f"{estimate(metric)} {interval(metric)}".strip()
 
 
-def counted(n: int, noun: str) -> str:
-    """So many of a thing: ``1 site``, ``1,024 parameters``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def p_value(value: float) -> str:
     """A p-value as a statement: ``p = 0.21``, ``p < 0.001``."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

@@ -111,13 +111,13 @@ def _sweep(study: Study) -> Table:
 
 def _kept(study: Study) -> Table:
     """What the steering must not cost: each accuracy, and its drop where there is one."""
-    alone = len(study.rows) == 1
-    table = _table("kept" if alone else "kept (drop against ω = 0)")
+    shown = _with_interval if study.audit else _with_drop
+    table = _table("kept" if study.audit else "kept (drop against ω = 0)")
     _columns(table, "ω", "unambiguous", *study.capabilities)
     measures = [UNAMBIGUOUS, *(capability(name) for name in study.capabilities)]
     for row in study.rows:
         metrics = [row.metric(measure) for measure in measures]
-        _add(table, study, row, [_with_interval(m) if alone else _with_drop(m) for m in metrics])
+        _add(table, study, row, [shown(m) for m in metrics])
     return table
 
 

@@ -169,9 +169,8 @@ def _metric(study: Study, measure: Measure) -> Line:
 
 
 def _drop(study: Study, measure: Measure) -> Line:
-    """The drop at every strength; an audit has nothing to compare with."""
     metrics = [row.metric(measure) for row in study.rows]
-    drops = [metric.drop if metric and not study.audit else None for metric in metrics]
+    drops = [metric.drop if metric else None for metric in metrics]
     perplexity = any(metric.perplexity for metric in metrics if metric)
     label = f"… {'relative rise' if perplexity else 'drop'} against ω = 0, one-sided limits"
     return Line(label, tuple((estimate(d), interval(d)) for d in drops))

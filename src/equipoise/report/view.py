@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -128,9 +128,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Row:
-    """One swept strength."""
+    """One swept strength.
+
+    Attributes:
+        values: The sweep row.
+        alone: Whether no other strength was measured, so that there is no drop to speak of.
+    """
 
     values: Mapping[str, Any]
+    alone: bool = False
 
     @property
     def strength(self) -> float:
@@ -150,7 +156,10 @@ class Row:
 
     def metric(self, measure: Measure) -> Metric | None:
         """A measure's metric in this row, None where it was not measured or is undefined."""
-        return Metric.read(self.at(*measure.path))
+        found = Metric.read(self.at(*measure.path))
+        return (
+            replace(found, extra={**found.extra, "drop": None}) if found and self.alone else found
+        )
 
     def classes(self, kind: str = "classes") -> dict[str, float]:
         """Share of the answers in each declared option class.
@@ -193,7 +202,8 @@ class Study:
             raise EquipoiseError("these results have no sweep rows, so there is nothing to report")
         self.results = results
         self.compared = compared
-        self.rows = sorted((Row(row) for row in sweep), key=lambda row: row.strength)
+        rows = (Row(row, alone=len(sweep) == 1) for row in sweep)
+        self.rows = sorted(rows, key=lambda row: row.strength)
 
     def row(self, strength: float) -> Row | None:
         """The row measured at a strength, None where that strength was not swept."""

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import in_features, norm_width
-from equipoise.suggest import did_you_mean
+from equipoise.wording import did_you_mean
 
 _KEY = re.compile(r"(?P<path>[^@\[\]]+)(?P<input>@input)?(\[(?P<start>\d+):(?P<stop>\d+)\])?")
 
@@ -96,11 +96,6 @@ class Address:
             return steered
         start, stop = self.span
         return torch.cat([h[..., :start], steered, h[..., stop:]], dim=-1)
-
-
-def sites(n: int) -> str:
-    """``1 site``, ``2 sites``."""
-    return f"{n} site{'' if n == 1 else 's'}"
 
 
 def activation(value: Any, module: nn.Module) -> Tensor:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from equipoise.errors import SteeringError
-from equipoise.steering.address import Address, sites
+from equipoise.steering.address import Address
 from equipoise.steering.gates import GATES, Gate
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.transforms import TRANSFORMS, Transform, check_finite
+from equipoise.wording import counted
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
@@ -139,7 +140,7 @@ def default_card(steering: Steering) -> str:
             *head,
             f"# Steering{f' for {base}' if base else ''}",
             "",
-            f"{sites(len(steering.transforms))}, {steering.n_parameters} parameters, "
+            f"{counted(len(steering.transforms), 'site')}, {steering.n_parameters} parameters, "
             f"{steering.n_nonzero} of them not zero. "
             f"Recommended strength: {info.recommended_strength:g}.",
             "",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import Site, in_features, norm_sites, norm_width
-from equipoise.steering.address import Address, sites
+from equipoise.steering.address import Address
 from equipoise.steering.fold_edits import Edit, merged
 from equipoise.steering.homes import Homes, scale_offset
 from equipoise.steering.transforms import Transform
 from equipoise.steering.writers import bias_flags, writers
+from equipoise.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -228,4 +229,4 @@ def _neutral(width: int) -> tuple[Tensor, Tensor]:
 def _enumerate(paths: list[str]) -> str:
     shown = ", ".join(paths[:_SHOWN])
     more = len(paths) - _SHOWN
-    return f"{sites(len(paths))} ({shown}{f' and {more} more' if more > 0 else ''})"
+    return f"{counted(len(paths), 'site')} ({shown}{f' and {more} more' if more > 0 else ''})"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone, norm_sites
 from equipoise.models.model import Model, unwrap
-from equipoise.steering.address import Address, sites
+from equipoise.steering.address import Address
 from equipoise.steering.attachment import Attachment
 from equipoise.steering.gates import Gate
 from equipoise.steering.homes import Homes
@@ -28,6 +28,7 @@ from equipoise.steering.preflight import bare, check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
 from equipoise.steering.transforms import Affine, Transform
+from equipoise.wording import counted
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -111,7 +112,7 @@ class Steering:
 
     def __repr__(self) -> str:
         kinds = Counter(transform.kind for transform in self.transforms.values())
-        parts = [", ".join(f"{kind} at {sites(n)}" for kind, n in kinds.items())]
+        parts = [", ".join(f"{kind} at {counted(n, 'site')}" for kind, n in kinds.items())]
         parts.append(f"scope {self.scope}")
         if self.gate is not None:
             parts.append(f"{self.gate.unit} gate at {self.gate.site}")

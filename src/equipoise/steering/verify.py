@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.model import Model, unwrap
 from equipoise.steering import agreement
-from equipoise.steering.address import Address, activation, sites
+from equipoise.steering.address import Address, activation
 from equipoise.steering.attachment import Attachment
 from equipoise.steering.fold import fold
 from equipoise.steering.prompts import random_prompts
 from equipoise.steering.steering import Steering
 from equipoise.steering.transforms import Additive
+from equipoise.wording import counted
 
 _ROWS, _TOKENS, _NEW = 3, 12, 4
 
@@ -196,7 +197,7 @@ class Bench:
         ):
             self.logits(self.ids)
         missed = [k for k in keys if not _sang(before.get(k), after.get(k), Address.parse(k))]
-        note = f"not applied at {', '.join(missed)}" if missed else sites(len(keys))
+        note = f"not applied at {', '.join(missed)}" if missed else counted(len(keys), "site")
         return Check("applied at every site", not missed, len(missed), 0, note)
 
     def acts(self) -> Check:

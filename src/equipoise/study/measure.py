@@ -97,8 +97,14 @@ class Probe:
         """All items of the task in one pool; of capabilities the test questions, all documents."""
         test = cls.of(task, "test", capabilities)
         texts = {c.name: c.texts() for c in told_apart(capabilities) if c.kind == "perplexity"}
-        every = replace(test, items=task.items, unseen=(), pairs=task.pairs, prompts=task.prompts)
-        return replace(every, texts=texts)
+        return replace(
+            test,
+            items=task.items,
+            unseen=(),
+            pairs=task.pairs,
+            prompts=task.prompts,
+            texts=texts,
+        )
 
     def __len__(self) -> int:
         asked = sum(len(q) for q in self.questions.values())

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.bbq_rows import HUB_ID, Row, rows_of_folder, rows_of_hub
 from equipoise.tasks.bbq_templates import CATEGORIES, generate_rows
 from equipoise.tasks.item import Item, Side, Task
 from equipoise.tasks.letters import LETTERS, hashed_order, lettered
 from equipoise.tasks.splits import assign_splits, digest, unit_hash
+from equipoise.wording import did_you_mean
 
 MAX_SHOTS = 8
 Order = Literal["hashed", "released"]

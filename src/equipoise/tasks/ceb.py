@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.files import read_text
 from equipoise.tasks.item import Item, OpenPrompt, Task
 from equipoise.tasks.splits import assign_splits, digest
+from equipoise.wording import did_you_mean
 
 CHOICES = {
     "recognition-s": "CEB-Recognition-S",

@@ -11,6 +11,7 @@ from pathlib import Path
 from equipoise.errors import EquipoiseError
 from equipoise.tasks.files import read_text
 from equipoise.tasks.item import Split
+from equipoise.wording import counted
 
 LONGEST = 2000  # characters: some 500 tokens, within any model's context
 _TRAIN, _VALIDATION = 0.4, 0.2
@@ -44,7 +45,7 @@ def read_documents(path: Path) -> tuple[Document, ...]:
     train, validation = _parts(len(pieces))
     if len(pieces) < 2 * _FEWEST:
         warnings.warn(
-            f"{path}: {len(pieces)} document{'s' if len(pieces) > 1 else ''}, too few to choose a "
+            f"{path}: {counted(len(pieces), 'document')}, too few to choose a "
             "strength by and to judge it (two each, as one document has no limits, and a text file "
             "is cut at blank lines)",
             stacklevel=2,

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.item import Split
 from equipoise.tasks.subset import take_some
+from equipoise.wording import did_you_mean
 
 SHOT_SEED = 1234
 """lm-eval's own seed of the solved examples: the same prompts, so the same numbers."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.attribute import whole_words
 from equipoise.tasks.item import Item, Side, Split
+from equipoise.wording import did_you_mean
 
 
 class Row(BaseModel):

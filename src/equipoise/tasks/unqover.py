@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from equipoise.errors import EquipoiseError
-from equipoise.suggest import did_you_mean
 from equipoise.tasks.files import read_lines
 from equipoise.tasks.item import Item, Task
 from equipoise.tasks.letters import LETTERS, hashed_order, lettered
 from equipoise.tasks.splits import assign_splits, digest, hold_out, unit_hash
+from equipoise.wording import did_you_mean
 
 UNKNOWN = "Unknown"
 _NEGATED = ", negated"

@@ -17,6 +17,7 @@ from equipoise.cli.options import (
 )
 from equipoise.cli.terminal import Terminal
 from equipoise.files import write_atomically
+from equipoise.wording import counted
 
 
 def fit(
@@ -30,7 +31,6 @@ def fit(
     """Learn a steering; --out becomes the artifact."""
     with OutputFolder.claimed(output) as folder:
         from equipoise import study
-        from equipoise.report.numbers import counted
 
         method_settings = inputs.resolve_method(fit)
         asked = [*task.words(), *common.words()]

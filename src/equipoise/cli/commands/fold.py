@@ -14,6 +14,7 @@ from equipoise.cli.options import (
 from equipoise.cli.terminal import Terminal
 from equipoise.errors import EquipoiseError
 from equipoise.files import write_atomically
+from equipoise.wording import counted
 
 
 def fold(
@@ -26,7 +27,6 @@ def fold(
     common: CommonOptions,
 ) -> None:
     """Bake a steering at one strength into an ordinary checkpoint."""
-    from equipoise.report.numbers import counted
     from equipoise.steering.fold_checkpoint import fold_checkpoint
 
     artifact = inputs.load_steering(steering)

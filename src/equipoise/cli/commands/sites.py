@@ -11,6 +11,7 @@ from rich.table import Table
 from equipoise.cli import inputs
 from equipoise.cli.options import CommonOptions, ModelOptions, SiteOptions
 from equipoise.cli.terminal import Terminal
+from equipoise.wording import counted
 
 if TYPE_CHECKING:
     from equipoise.models import Model
@@ -22,7 +23,6 @@ def sites(
     terminal: Terminal, model: ModelOptions, site: SiteOptions, common: CommonOptions
 ) -> None:
     """What can be steered in a model."""
-    from equipoise.report.numbers import counted
     from equipoise.steering.homes import Homes
 
     loaded = inputs.load_model(model, terminal)
