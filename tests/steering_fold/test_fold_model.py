@@ -7,6 +7,7 @@ from fold_zoo import STRENGTH, build, logits, random_steering, slowly_steered
 from equipoise.errors import SteeringError
 from equipoise.steering import Additive, Affine, ProbeGate, Replace, Scale, Steering
 from equipoise.steering.fold import fold
+from equipoise.steering.verify import verify
 
 # Norms that keep γ, γ − 1, γ with a bias; Linear and Conv1D; tied heads; flags on and off.
 FAMILIES = [
@@ -127,6 +128,8 @@ def test_what_is_compiled_or_parallel_is_the_model_within(tmp_path):
         found = fold(wrapped, steering, STRENGTH)
         with steering.applied(wrapped) as attachment:
             assert attachment.model is model
+        assert list(Steering.identity(wrapped).transforms) == list(steering.transforms)
+        assert verify(wrapped, steering, strength=STRENGTH, vllm=False).ok
     finally:
         torch.distributed.destroy_process_group()
     assert type(found) is type(model)

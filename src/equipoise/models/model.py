@@ -47,5 +47,12 @@ class Model:
 
 
 def unwrap(model: Model | nn.Module) -> nn.Module:
-    """The torch module of a :class:`Model`, or the module itself."""
-    return model.hf if isinstance(model, Model) else model
+    """The torch module that a :class:`Model`, torch.compile or DistributedDataParallel wraps."""
+    root: Any = model.hf if isinstance(model, Model) else model
+    while True:
+        if isinstance(root, nn.parallel.DistributedDataParallel):
+            root = root.module
+        elif hasattr(root, "_orig_mod"):
+            root = root._orig_mod
+        else:
+            return root

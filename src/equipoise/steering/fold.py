@@ -18,10 +18,10 @@ from torch import nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import text_config
-from equipoise.models.model import Model
+from equipoise.models.model import Model, unwrap
 from equipoise.steering.fold_llama import as_llama_model, fits_llama
 from equipoise.steering.fold_plan import plan
-from equipoise.steering.preflight import bare, check_attachable
+from equipoise.steering.preflight import check_attachable
 from equipoise.steering.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def fold(
         SteeringError: The steering does not belong to this model, or part of it has no place in
             an ordinary checkpoint of this architecture.
     """
-    root = bare(model)
+    root = unwrap(model)
     if not math.isfinite(strength):
         raise SteeringError(f"strength must be a finite number; got {strength}")
     if Runtime.of(root) is not None:

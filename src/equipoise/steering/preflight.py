@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone
 from equipoise.models.fingerprint import explain, fingerprint
-from equipoise.models.model import Model, unwrap
 from equipoise.steering.address import Address
 from equipoise.steering.compiled import check_not_compiled
 from equipoise.steering.paged import check_no_manager
@@ -18,18 +17,6 @@ from equipoise.steering.runtime import Runtime
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering
-
-
-def bare(model: Model | nn.Module) -> nn.Module:
-    """The model itself, without what torch.compile and DistributedDataParallel put around it."""
-    root: Any = unwrap(model)
-    while True:
-        if isinstance(root, nn.parallel.DistributedDataParallel):
-            root = root.module
-        elif hasattr(root, "_orig_mod"):
-            root = root._orig_mod
-        else:
-            return root
 
 
 def check_attachable(

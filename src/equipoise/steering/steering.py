@@ -24,7 +24,7 @@ from equipoise.steering.attachment import Attachment
 from equipoise.steering.gates import Gate
 from equipoise.steering.homes import Homes
 from equipoise.steering.info import Parameters, SteeringInfo
-from equipoise.steering.preflight import bare, check_attachable, precedes
+from equipoise.steering.preflight import check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
 from equipoise.steering.transforms import Affine, Transform
@@ -229,7 +229,7 @@ class Steering:
         Raises:
             SteeringError: It would not take effect here, fully, as made.
         """
-        root = bare(model)
+        root = unwrap(model)
         found = check_attachable(self, root, allow_mismatch=allow_mismatch)
         return Attachment(
             self, root, language_backbone(root)[1], found, strength, precedes(self, root)
