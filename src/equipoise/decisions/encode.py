@@ -160,7 +160,9 @@ def _parted(item: Item, alone: Sequence[int], *others: Sequence[int]) -> Encoded
         # Where the tokenizer merges the two, the prompt is read as it is alone: by lm-eval, and by
         # the model when it answers.
         wholes = apart
-    shared = _common_prefix(wholes)
+    # What the first and the last in order share, all share; every option keeps a token of its own.
+    first, *_, last = sorted(map(tuple, wholes))
+    shared = min(common_length(first, last), min(map(len, wholes)) - 1)
     # A tokenizer that merges across the boundary may leave an option no token after it; then the
     # tokens from where the options part are the only ones that tell them apart.
     start = boundary if longer else min(shared, boundary)
@@ -212,9 +214,7 @@ def encode_text(model: Model, text: str, *, window: int = 256) -> list[Encoded]:
     return [Encoded(tuple(p), (), tuple(range(len(p) - 1))) for p in pieces if len(p) > 1]
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    shortest = min(len(row) for row in rows) - 1  # leave every option a token of its own
-    for index in range(shortest):
-        if len({row[index] for row in rows}) > 1:
-            return index
-    return shortest
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((k for k, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.decisions.batch import forward, left_pad, told
-from equipoise.decisions.encode import Encoded
+from equipoise.decisions.encode import Encoded, common_length
 from equipoise.decisions.suffixes import keeps_keys
 from equipoise.models.backbone import text_config
 from equipoise.steering.cache import select_rows
@@ -57,7 +57,7 @@ def shared_lengths(rows: Sequence[Encoded], ends: Sequence[int] | None = None) -
         ends = [0 if row.is_text else row.positions[0] for row in rows]
     keys = [row.prefix[:end] for row, end in zip(rows, ends, strict=True)]
     order = sorted(range(len(rows)), key=keys.__getitem__)
-    common = [0, *(_common(keys[a], keys[b]) for a, b in pairwise(order)), 0]
+    common = [0, *(common_length(keys[a], keys[b]) for a, b in pairwise(order)), 0]
     waiting = [(0, len(rows))]
     while waiting:
         low, high = waiting.pop()
@@ -74,12 +74,6 @@ def shared_lengths(rows: Sequence[Encoded], ends: Sequence[int] | None = None) -
         else:
             waiting += [(a, b) for a, b, _ in branches]
     return shared
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next(
-        (k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
 
 
 @dataclass(frozen=True)
