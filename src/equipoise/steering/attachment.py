@@ -15,8 +15,9 @@ from equipoise.steering.context import Forward, Generation, as_lengths
 from equipoise.steering.generation import Settings
 from equipoise.steering.guidance import is_guided
 from equipoise.steering.hooks import GateHook, InputHook, OutputHook
+from equipoise.steering.passes import LOCK
 from equipoise.steering.row_gate import RowGate
-from equipoise.steering.runtime import LOCK, Runtime
+from equipoise.steering.runtime import Runtime
 from equipoise.steering.strength import Setting, Strength, as_strength, changes_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Attachment:
     def strength(self, value: Strength) -> None:
         strength = as_strength(value)
         with LOCK:
-            self.runtime.forget_broken_pass()
+            self.runtime.passes.forget_broken()
             if not _equal(self._setting.strength, strength):
                 self._setting = Setting(strength)
 

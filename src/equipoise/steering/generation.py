@@ -60,7 +60,7 @@ class SteeredGenerate:
         """``generate``, with its prompt remembered for the time of the call."""
         settings = Settings(self.root, kwargs)
         drafting = self.runtime.generation is not None and settings.get("is_assistant", False)
-        if drafting or self.runtime.muted:
+        if drafting or self.runtime.passes.muted:
             return self._run(args, kwargs)  # the model drafts for itself, within generate
         inputs = args[0] if args else None
         for name in ("inputs", "input_ids", "inputs_embeds"):

@@ -65,7 +65,7 @@ class SiteHook:
                 and self._whole
             ):
                 return self.transform.steer(value, kept.coefficients)
-            setting = self.attachment.runtime.setting(self.attachment)
+            setting = self.attachment.runtime.passes.setting(self.attachment)
             # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
             if setting is None or (setting.off and not fresh):
                 return None
@@ -130,7 +130,7 @@ class GateHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
         """Note the gate's decisions for this pass."""
         forward = self.attachment.runtime.forward
-        if forward is None or self.attachment.runtime.setting(self.attachment) is None:
+        if forward is None or self.attachment.runtime.passes.setting(self.attachment) is None:
             return
         uid, row_gate = self.attachment.uid, self.attachment.row_gate
         if row_gate is not None and (uid in forward.decisions or row_gate.waits(forward)):
