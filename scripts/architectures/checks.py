@@ -18,9 +18,9 @@ from architectures.tiny import build
 from equipoise.errors import EquipoiseError
 from equipoise.models.backbone import Site, norm_sites, residual_sites, text_config, token_ids
 from equipoise.steering import Additive, Steering
-from equipoise.steering.fold_checkpoint import fold_checkpoint
-from equipoise.steering.homes import Homes
-from equipoise.steering.writers import writers
+from equipoise.steering.fold.checkpoint import fold_checkpoint
+from equipoise.steering.fold.homes import Homes
+from equipoise.steering.fold.writers import writers
 
 _TOKENS = 11
 _STRENGTHS = (0.0, 0.5, 1.0)

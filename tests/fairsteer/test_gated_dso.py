@@ -76,7 +76,7 @@ def test_gate_layer_and_refusals(tiny: Model) -> None:
 
 def asking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows the gate is asked about, pass by pass."""
-    from equipoise.steering import row_gate as module
+    from equipoise.steering.attach import row_gate as module
 
     rows: list[int] = []
     read = module.read_rows

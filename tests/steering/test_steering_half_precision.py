@@ -13,8 +13,9 @@ import pytest
 import torch
 from steering_zoo import FAMILIES
 
-from equipoise.steering import Steering, agreement, factor, hooks
+from equipoise.steering import Steering, agreement
 from equipoise.steering import verify as verifying
+from equipoise.steering.attach import factor, hooks
 
 verify = partial(verifying.verify, vllm=False, strength=1.0)
 ROWS, CACHED, FOLDED = "per-row strength = single calls", "cached = uncached", "folded = attached"

@@ -12,7 +12,7 @@ from steering_zoo import build, padded, prompts, random_steering
 from transformers import DynamicCache, ReformerConfig, ReformerModelWithLMHead
 
 from equipoise.errors import SteeringError
-from equipoise.steering import Steering, context
+from equipoise.steering import Steering
 
 STRENGTH = 0.8
 TOLD_BY_PROMPT = ["prompt", "last_prompt", "generated", "last_prompt+generated"]
@@ -184,7 +184,7 @@ def test_reformer_whose_cache_does_not_count(scope, monkeypatch):
         found = run(model, ids, torch.ones_like(ids))
         again = run(model, ids, torch.ones_like(ids), use_cache=False)
         torch.testing.assert_close(found[1], again[1], atol=2e-4, rtol=1e-4)
-        monkeypatch.setattr(context, "CACHES", ("past_key_values",))
+        monkeypatch.setattr("equipoise.steering.attach.cache.CACHES", ("past_key_values",))
         with pytest.raises(SteeringError, match="cannot be told of this model"):
             run(model, ids, torch.ones_like(ids))
 

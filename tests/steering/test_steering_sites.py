@@ -17,7 +17,7 @@ from equipoise.models.backbone import (
     residual_sites,
 )
 from equipoise.steering import Affine, Steering
-from equipoise.steering.homes import READERS, Homes
+from equipoise.steering.fold.homes import READERS, Homes
 
 SIZE = {
     "vocab_size": VOCABULARY,

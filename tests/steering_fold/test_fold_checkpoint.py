@@ -11,9 +11,9 @@ from fold_zoo import STRENGTH, build, ids, random_steering
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import equipoise.steering.fold_checkpoint as module
+import equipoise.steering.fold.checkpoint as module
 from equipoise.errors import SteeringError
-from equipoise.steering.fold_checkpoint import fold_checkpoint
+from equipoise.steering.fold.checkpoint import fold_checkpoint
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_wrong_checkpoint_is_not_left_behind(bundled, steering, tmp_path, monk
     def forgetful(norm, gain, shift, offset):
         pass
 
-    monkeypatch.setattr("equipoise.steering.fold_edits.scale_norm", forgetful)
+    monkeypatch.setattr("equipoise.steering.fold.edits.scale_norm", forgetful)
     with pytest.raises(SteeringError, match="differs from the steered model"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_a_bias_that_the_class_drops_is_heard_of(tmp_path, monkeypatch):
             if name.endswith(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")):
                 linear.bias = torch.nn.Parameter(torch.zeros(linear.out_features))
 
-    monkeypatch.setattr("equipoise.steering.fold._grow_biases", without_flags)
+    monkeypatch.setattr("equipoise.steering.fold.model._grow_biases", without_flags)
     model = build("llama", "LlamaForCausalLM")
     with pytest.raises(SteeringError, match="unexpected keys"):
         fold_checkpoint(model, random_steering(model), STRENGTH, tmp_path / "out")
@@ -165,7 +165,7 @@ def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):
 def test_a_failed_overwrite_keeps_the_old_checkpoint(bundled, steering, tmp_path, monkeypatch):
     fold_checkpoint(bundled, steering, 0.1, tmp_path / "out")
     before = (tmp_path / "out" / "README.md").read_text()
-    monkeypatch.setattr("equipoise.steering.fold_edits.scale_norm", lambda *args: None)
+    monkeypatch.setattr("equipoise.steering.fold.edits.scale_norm", lambda *args: None)
     with pytest.raises(SteeringError, match="differs"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == before

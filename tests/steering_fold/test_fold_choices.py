@@ -6,7 +6,7 @@ from fold_zoo import STRENGTH, build, random_steering
 
 from equipoise.errors import SteeringError
 from equipoise.steering.choices import Recording, Replaying
-from equipoise.steering.fold_checkpoint import fold_checkpoint
+from equipoise.steering.fold.checkpoint import fold_checkpoint
 from equipoise.steering.verify import verify
 
 
@@ -41,7 +41,7 @@ def test_a_wrong_router_is_no_tie(tmp_path, monkeypatch):
     for block in model.model.layers:
         for weight in (block.mlp.experts.gate_up_proj, block.mlp.experts.down_proj):
             weight[:] = weight[0]
-    from equipoise.steering import fold_checkpoint as module
+    from equipoise.steering.fold import checkpoint as module
 
     reload = module._reload
 

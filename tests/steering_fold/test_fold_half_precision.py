@@ -6,10 +6,10 @@ import pytest
 import torch
 from fold_zoo import build, random_steering
 
-import equipoise.steering.fold_checkpoint as module
+import equipoise.steering.fold.checkpoint as module
 from equipoise.errors import SteeringError
 from equipoise.steering import Affine, Steering
-from equipoise.steering.fold_checkpoint import fold_checkpoint
+from equipoise.steering.fold.checkpoint import fold_checkpoint
 
 HALF = [torch.bfloat16, torch.float16]
 WEAK = {torch.bfloat16: 0.2, torch.float16: 0.04}  # ω: an effect of a few roundings

@@ -6,7 +6,7 @@ from fold_zoo import STRENGTH, build, logits, random_steering, slowly_steered
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Additive, Affine, ProbeGate, Replace, Scale, Steering
-from equipoise.steering.fold import fold
+from equipoise.steering.fold.model import fold
 from equipoise.steering.verify import verify
 
 # Norms that keep γ, γ − 1, γ with a bias; Linear and Conv1D; tied heads; flags on and off.

@@ -10,10 +10,10 @@ from torch import nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import head_sites, mlp_sites, norm_sites, residual_sites
 from equipoise.steering import Additive, Affine, Replace, Scale, Steering
-from equipoise.steering.fold import fold
-from equipoise.steering.fold_checkpoint import fold_checkpoint
+from equipoise.steering.fold.checkpoint import fold_checkpoint
+from equipoise.steering.fold.model import fold
+from equipoise.steering.fold.writers import writers
 from equipoise.steering.importers import from_steering_vector
-from equipoise.steering.writers import writers
 
 
 def close(found, wanted):

@@ -23,8 +23,8 @@ from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.models import Model
 from equipoise.steering.address import Address, activation
+from equipoise.steering.attach.runtime import Runtime
 from equipoise.steering.gates import Reads
-from equipoise.steering.runtime import Runtime
 from equipoise.tasks.item import Item
 
 TEXT_WINDOW = 128

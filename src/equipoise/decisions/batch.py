@@ -15,7 +15,7 @@ from equipoise.models.backbone import text_config
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 CACHED_PER_TOKEN = 16
 """Cached tokens that may lie before each token of a batch: they cost memory, hardly time."""

@@ -19,7 +19,7 @@ from equipoise.models import Model
 
 if TYPE_CHECKING:
     from equipoise.steering import Steering
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 Progress = Callable[[int], None]
 BATCH_TOKENS = 4096

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import batches, forward, left_pad
 from equipoise.decisions.encode import Encoded
-from equipoise.steering.context import Forward
+from equipoise.steering.attach.forward import Forward
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 def row_decisions(

@@ -19,10 +19,10 @@ from equipoise.decisions.batch import forward, left_pad, told
 from equipoise.decisions.encode import Encoded, common_length
 from equipoise.decisions.suffixes import keeps_keys
 from equipoise.models.backbone import text_config
-from equipoise.steering.cache import select_rows
+from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 def may_share(model: nn.Module, attachment: Attachment | None) -> bool:

@@ -16,7 +16,7 @@ from equipoise.models import Model
 from equipoise.tasks.item import Item
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 _REFUSAL = re.compile(
     r"\b(?:unknown|cannot|can['’]t|can not|could not|not (?:clear|specified|enough|possible)|"

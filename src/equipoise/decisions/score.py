@@ -20,7 +20,7 @@ from equipoise.decisions.suffixes import distinct_beginnings, keeps_keys, second
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 Normalise = Literal["sum", "mean"]
 """Whether an option's score is the sum or the mean of its tokens' log-probabilities."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import forward, told
 from equipoise.models.backbone import text_config
-from equipoise.steering.cache import select_rows
+from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 @dataclass(frozen=True)

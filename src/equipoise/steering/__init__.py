@@ -1,6 +1,6 @@
 """Steering: transforms at sites of a frozen model, with a strength; attach, verify, save."""
 
-from equipoise.steering.attachment import Attachment
+from equipoise.steering.attach.attachment import Attachment
 from equipoise.steering.gates import Gate, KernelGate, ProbeGate
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.scope import Scope

@@ -20,11 +20,11 @@ from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone, norm_sites
 from equipoise.models.model import Model, unwrap
 from equipoise.steering.address import Address
-from equipoise.steering.attachment import Attachment
+from equipoise.steering.attach.attachment import Attachment
+from equipoise.steering.attach.preflight import check_attachable, precedes
+from equipoise.steering.fold.homes import Homes
 from equipoise.steering.gates import Gate
-from equipoise.steering.homes import Homes
 from equipoise.steering.info import Parameters, SteeringInfo
-from equipoise.steering.preflight import check_attachable, precedes
 from equipoise.steering.scope import Scope
 from equipoise.steering.strength import Strength
 from equipoise.steering.transforms import Affine, Transform
@@ -259,7 +259,7 @@ class Steering:
         as_llama: bool = False,
     ) -> PreTrainedModel:
         """The model steered at one strength, as ordinary weights; see :mod:`.fold`."""
-        from equipoise.steering.fold import fold
+        from equipoise.steering.fold.model import fold
 
         return fold(model, self, strength, allow_mismatch=allow_mismatch, as_llama=as_llama)
 

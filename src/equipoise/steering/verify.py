@@ -14,8 +14,8 @@ from equipoise.errors import SteeringError
 from equipoise.models.model import Model, unwrap
 from equipoise.steering import agreement
 from equipoise.steering.address import Address, activation
-from equipoise.steering.attachment import Attachment
-from equipoise.steering.fold import fold
+from equipoise.steering.attach.attachment import Attachment
+from equipoise.steering.fold.model import fold
 from equipoise.steering.prompts import random_prompts
 from equipoise.steering.steering import Steering
 from equipoise.steering.transforms import Additive

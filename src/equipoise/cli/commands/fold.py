@@ -27,7 +27,7 @@ def fold(
     common: CommonOptions,
 ) -> None:
     """Bake a steering at one strength into an ordinary checkpoint."""
-    from equipoise.steering.fold_checkpoint import fold_checkpoint
+    from equipoise.steering.fold.checkpoint import fold_checkpoint
 
     artifact = inputs.load_steering(steering)
     omega = strength.of(artifact)

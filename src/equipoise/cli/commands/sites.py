@@ -16,14 +16,14 @@ from equipoise.wording import counted
 if TYPE_CHECKING:
     from equipoise.models import Model
     from equipoise.models.backbone import Site
-    from equipoise.steering.homes import Homes
+    from equipoise.steering.fold.homes import Homes
 
 
 def sites(
     terminal: Terminal, model: ModelOptions, site: SiteOptions, common: CommonOptions
 ) -> None:
     """What can be steered in a model."""
-    from equipoise.steering.homes import Homes
+    from equipoise.steering.fold.homes import Homes
 
     loaded = inputs.load_model(model, terminal)
     homes = Homes(loaded)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from equipoise.errors import SteeringError
-from equipoise.steering.fold import fold
+from equipoise.steering.fold.model import fold
 from equipoise.steering.verify import Check
 from equipoise.steering.vllm.probe import Output, Request, Result
 

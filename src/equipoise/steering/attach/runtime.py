@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone
-from equipoise.steering.context import (
-    Forward,
-    Generation,
+from equipoise.steering.attach.cache import (
     Stamp,
     cache_of,
     can_be_marked,
@@ -23,13 +21,14 @@ from equipoise.steering.context import (
     stamp_of,
     tokens_in,
 )
-from equipoise.steering.generation import SteeredGenerate
-from equipoise.steering.paged import check_paged, drop_manager
-from equipoise.steering.passes import LOCK, Passes
-from equipoise.steering.recomputation import Watch
+from equipoise.steering.attach.forward import Forward, Generation
+from equipoise.steering.attach.generation import SteeredGenerate
+from equipoise.steering.attach.paged import check_paged, drop_manager
+from equipoise.steering.attach.passes import LOCK, Passes
+from equipoise.steering.attach.recomputation import Watch
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
     from equipoise.steering.strength import Setting
 
 _SLOT = "_equipoise_runtime"

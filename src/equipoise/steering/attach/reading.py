@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address, activation
-from equipoise.steering.context import Forward, Generation
+from equipoise.steering.attach.forward import Forward, Generation
 from equipoise.steering.gates import Gate
 
 if TYPE_CHECKING:
-    from equipoise.steering.runtime import Runtime
+    from equipoise.steering.attach.runtime import Runtime
 
 _PARTED = "a row gate needs the whole prompt in one pass (set attachment.decision to go on)"
 

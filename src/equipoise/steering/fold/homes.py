@@ -20,7 +20,7 @@ from torch import nn
 
 from equipoise.models.backbone import Site, text_config
 from equipoise.models.model import Model, unwrap
-from equipoise.steering.fold_edits import scale_norm
+from equipoise.steering.fold.edits import scale_norm
 
 _PROBE_ROWS = 8
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

@@ -11,14 +11,14 @@ from torch.compiler import is_compiling
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address, activation
-from equipoise.steering.factor import factor
+from equipoise.steering.attach.factor import factor
+from equipoise.steering.attach.reading import decide_rows
 from equipoise.steering.gates import Gate
-from equipoise.steering.reading import decide_rows
 from equipoise.steering.strength import Setting
 from equipoise.steering.transforms import Coefficients, Transform
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 class _Kept(NamedTuple):

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from equipoise.errors import SteeringError
+from equipoise.steering.attach.cache import Stamp
 
-_STAMP = "_equipoise_stamp"
-# What transformers calls a cache, among a model's arguments and in its output.
-CACHES = ("past_key_values", "cache_params", "past_buckets_states", "mems", "state")
 _UNTOLD = (
     "padding, or a cached beginning, cannot be told from the prompt: pass attention_mask to "
     "generate, over all its tokens, so that the token scope or the gate can"
@@ -22,25 +20,6 @@ _UNCOUNTED = (
     "how many tokens are cached cannot be told of this model: a token scope or a gate needs "
     "use_cache=False here"
 )
-
-
-@dataclass
-class Stamp:
-    """What a cache was filled under; travels with the cache object, copies included.
-
-    Attributes:
-        tokens: Columns held (prompt and generated, padding included).
-        prompt: int64 [rows]; real tokens of each row's prompt.
-        strengths: Per steering, by :attr:`Steering.uid`: the strengths its tokens were run at.
-        decisions: Per steering with a row gate: float32 [rows].
-        generation: The ``generate`` call it was filled in, if any.
-    """
-
-    tokens: int
-    prompt: Tensor | None = None
-    strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    decisions: dict[str, Tensor] = field(default_factory=dict)
-    generation: Generation | None = None
 
 
 def as_lengths(value: Tensor | Sequence[int]) -> Tensor:
@@ -58,56 +37,6 @@ def as_lengths(value: Tensor | Sequence[int]) -> Tensor:
         got = lengths.tolist() if lengths.numel() else value
         raise SteeringError(f"prompt_lengths must be an integer of 1 or more per row; got {got}")
     return lengths.long()
-
-
-def stamp_of(cache: Any) -> Stamp | None:
-    """The stamp of a cache, if a steered model filled it."""
-    return getattr(cache, _STAMP, None)
-
-
-def put_stamp(cache: Any, stamp: Stamp) -> None:
-    """Mark a cache; legacy caches (tuples) cannot be marked and are left alone."""
-    if can_be_marked(cache):
-        setattr(cache, _STAMP, stamp)
-
-
-def can_be_marked(cache: Any) -> bool:
-    """Whether a steered model leaves its stamp on such a cache."""
-    return hasattr(cache, "__dict__")
-
-
-def cache_of(values: Any) -> Any:
-    """The cache among a forward pass's arguments, or in its output; None if there is none."""
-    if isinstance(values, tuple):
-        return next((v for v in values if hasattr(v, "get_seq_length")), None)
-    for name in CACHES:
-        cache = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
-        if cache is not None:
-            return cache
-    return None
-
-
-def tokens_in(cache: Any) -> int | None:
-    """Columns a cache holds; None if it holds some and does not tell how many."""
-    if cache is None:
-        return 0
-    try:
-        return int(cache.get_seq_length())
-    except (AttributeError, TypeError, ValueError):
-        # State-space caches do not count their tokens, nor does Reformer's.
-        stamp = stamp_of(cache)
-        if stamp is not None:
-            return stamp.tokens
-        return None if _is_filled(cache) else 0
-
-
-def _is_filled(cache: Any) -> bool:
-    if hasattr(cache, "has_previous_state"):
-        try:
-            return bool(cache.has_previous_state())
-        except ValueError:  # it has no layers yet
-            return False
-    return hasattr(cache, "__len__") and len(cache) > 0
 
 
 @dataclass

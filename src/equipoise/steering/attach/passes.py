@@ -14,7 +14,7 @@ from torch import nn
 from equipoise.errors import SteeringError
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
     from equipoise.steering.strength import Setting
 
 # Held where what steers a model changes, and where a pass takes it; never during a pass.

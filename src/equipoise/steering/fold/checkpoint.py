@@ -20,8 +20,8 @@ from equipoise.errors import SteeringError
 from equipoise.models.model import Model, unwrap
 from equipoise.steering import agreement
 from equipoise.steering.agreement import FoldAgreement
-from equipoise.steering.fold import fold
-from equipoise.steering.fold_card import card
+from equipoise.steering.fold.card import card
+from equipoise.steering.fold.model import fold
 from equipoise.steering.prompts import random_prompts
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def fold_checkpoint(
 
     Args:
         model: The base model; a :class:`Model` brings its tokenizer and processor.
-        steering: See :func:`equipoise.steering.fold.fold`, as for the other arguments.
+        steering: See :func:`equipoise.steering.fold.model.fold`, as for the other arguments.
         strength: ω.
         out: Folder of the checkpoint.
         max_shard_size: Largest weight file, as in transformers ("5GB").

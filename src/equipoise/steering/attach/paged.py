@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Stamp, put_stamp, stamp_of
+from equipoise.steering.attach.cache import Stamp, put_stamp, stamp_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
     from equipoise.steering.strength import Setting
 
 _ANEW = "call model.destroy_cached_continuous_batching_manager() first"

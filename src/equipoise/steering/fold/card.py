@@ -10,7 +10,7 @@ from torch import nn
 from equipoise.models.model import Model
 
 if TYPE_CHECKING:
-    from equipoise.steering.fold_checkpoint import FoldReport
+    from equipoise.steering.fold.checkpoint import FoldReport
     from equipoise.steering.steering import Steering
 
 # What the hub accepts as base_model; a built-in name or a folder would fail its validation.

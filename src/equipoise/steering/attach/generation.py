@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import CACHES, Generation, cache_of, stamp_of, tokens_in
-from equipoise.steering.guidance import guided, is_guided
+from equipoise.steering.attach.cache import CACHES, cache_of, stamp_of, tokens_in
+from equipoise.steering.attach.forward import Generation
+from equipoise.steering.attach.guidance import guided, is_guided
 
 if TYPE_CHECKING:
-    from equipoise.steering.runtime import Runtime
+    from equipoise.steering.attach.runtime import Runtime
 
 # Settings under which generate puts the whole prompt through the model at once.
 _FIRST_PASS: Mapping[str, Any] = {

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import Site, in_features, norm_sites, norm_width
 from equipoise.steering.address import Address
-from equipoise.steering.fold_edits import Edit, merged
-from equipoise.steering.homes import Homes, scale_offset
+from equipoise.steering.fold.edits import Edit, merged
+from equipoise.steering.fold.homes import Homes, scale_offset
+from equipoise.steering.fold.writers import bias_flags, writers
 from equipoise.steering.transforms import Transform
-from equipoise.steering.writers import bias_flags, writers
 from equipoise.wording import counted
 
 if TYPE_CHECKING:

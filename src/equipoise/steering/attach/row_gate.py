@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Forward, Generation
+from equipoise.steering.attach.forward import Forward, Generation
+from equipoise.steering.attach.generation import Settings
+from equipoise.steering.attach.reading import prompt_pass, read_rows
 from equipoise.steering.gates import Gate
-from equipoise.steering.generation import Settings
-from equipoise.steering.reading import prompt_pass, read_rows
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 class RowGate:

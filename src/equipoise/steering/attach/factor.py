@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Forward
-from equipoise.steering.recomputation import check_recomputation
+from equipoise.steering.attach.forward import Forward
+from equipoise.steering.attach.recomputation import check_recomputation
 from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 _ONE_FOR_ALL = "only one strength for all, without scope or gate, fits there"
 

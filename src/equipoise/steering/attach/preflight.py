@@ -11,9 +11,9 @@ from equipoise.errors import SteeringError
 from equipoise.models.backbone import language_backbone
 from equipoise.models.fingerprint import explain, fingerprint
 from equipoise.steering.address import Address
-from equipoise.steering.compiled import check_not_compiled
-from equipoise.steering.paged import check_no_manager
-from equipoise.steering.runtime import Runtime
+from equipoise.steering.attach.compiled import check_not_compiled
+from equipoise.steering.attach.paged import check_no_manager
+from equipoise.steering.attach.runtime import Runtime
 
 if TYPE_CHECKING:
     from equipoise.steering.steering import Steering

@@ -19,10 +19,10 @@ from torch import nn
 from equipoise.errors import SteeringError
 from equipoise.models.backbone import text_config
 from equipoise.models.model import Model, unwrap
-from equipoise.steering.fold_llama import as_llama_model, fits_llama
-from equipoise.steering.fold_plan import plan
-from equipoise.steering.preflight import check_attachable
-from equipoise.steering.runtime import Runtime
+from equipoise.steering.attach.preflight import check_attachable
+from equipoise.steering.attach.runtime import Runtime
+from equipoise.steering.fold.llama import as_llama_model, fits_llama
+from equipoise.steering.fold.plan import plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

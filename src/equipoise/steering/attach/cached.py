@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Forward
+from equipoise.steering.attach.forward import Forward
 from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
+    from equipoise.steering.attach.attachment import Attachment
 
 
 def check_cache(attachment: Attachment, setting: Setting, forward: Forward) -> None:

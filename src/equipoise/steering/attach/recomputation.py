@@ -13,8 +13,8 @@ from equipoise.errors import SteeringError
 from equipoise.steering.strength import Setting
 
 if TYPE_CHECKING:
-    from equipoise.steering.attachment import Attachment
-    from equipoise.steering.runtime import Runtime
+    from equipoise.steering.attach.attachment import Attachment
+    from equipoise.steering.attach.runtime import Runtime
 
 _CHANGED = (
     "the strength changed, or a steering came or went, between a forward pass and its backward "

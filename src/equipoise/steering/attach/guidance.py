@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.steering.context import Generation
+from equipoise.steering.attach.forward import Generation
 
 if TYPE_CHECKING:
-    from equipoise.steering.generation import Settings
-    from equipoise.steering.runtime import Runtime
+    from equipoise.steering.attach.generation import Settings
+    from equipoise.steering.attach.runtime import Runtime
 
 
 def is_guided(settings: Settings) -> bool:

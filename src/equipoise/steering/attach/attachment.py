@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
 from equipoise.steering.address import Address
-from equipoise.steering.cached import check_cache
-from equipoise.steering.context import Forward, Generation, as_lengths
-from equipoise.steering.generation import Settings
-from equipoise.steering.guidance import is_guided
-from equipoise.steering.hooks import GateHook, InputHook, OutputHook
-from equipoise.steering.passes import LOCK
-from equipoise.steering.row_gate import RowGate
-from equipoise.steering.runtime import Runtime
+from equipoise.steering.attach.cached import check_cache
+from equipoise.steering.attach.forward import Forward, Generation, as_lengths
+from equipoise.steering.attach.generation import Settings
+from equipoise.steering.attach.guidance import is_guided
+from equipoise.steering.attach.hooks import GateHook, InputHook, OutputHook
+from equipoise.steering.attach.passes import LOCK
+from equipoise.steering.attach.row_gate import RowGate
+from equipoise.steering.attach.runtime import Runtime
 from equipoise.steering.strength import Setting, Strength, as_strength, changes_of
 
 if TYPE_CHECKING:
