@@ -27,16 +27,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from keeping import kept
 
-from equipoise.methods import Anchors
 from equipoise.methods.fairsteer.data import Pool, read
 from equipoise.methods.gating import Kinds
 from equipoise.methods.gating.report import false_firing, opening_rate, quality
 from equipoise.models import Model, load
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import ProbeGate
-from equipoise.study import audit, sweep
+from equipoise.study import audit, fit_outcome, sweep
+from equipoise.study.anchors import anchors_of
 from equipoise.study.environment import environment
-from equipoise.study.study import anchors_of, fit_outcome
 from equipoise.tasks import Capability, Task, load_capability, load_task
 
 ROOT = Path(os.environ.get("EQUIPOISE_DATA", "../shared/data"))
@@ -129,7 +128,7 @@ def on_test(subject: Subject, task: Task, gate: Any) -> dict[str, Any] | None:
     known = anchors_of(task, subject.capability, "train")
     asked = anchors_of(task, subject.capability, "test")
     sided = tuple(item for item in task.split("test") if item.sides)
-    others = Anchors(tuple(i for i in asked.items if i not in set(sided)), asked.texts)
+    others = replace(asked, items=tuple(i for i in asked.items if i not in set(sided)))
     pool = Pool(sided, Kinds.of(task, known).sort(others))
     reading = read(subject.model, pool, [gate.site])
     examples = reading.examples.at(0)

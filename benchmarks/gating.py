@@ -35,9 +35,9 @@ from equipoise.methods.gating.report import false_firing, opening_rate
 from equipoise.models import Model, load
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import ProbeGate
-from equipoise.study import sweep
+from equipoise.study import fit_outcome, sweep
+from equipoise.study.anchors import anchors_of
 from equipoise.study.environment import environment
-from equipoise.study.study import anchors_of, fit_outcome
 from equipoise.tasks import Capability, Task, load_capability, load_task
 
 ROOT = Path(os.environ.get("EQUIPOISE_DATA", "../shared/data"))

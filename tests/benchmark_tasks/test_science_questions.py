@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import load_capability
+from equipoise.fairness.benchmarks import question_scores
+from equipoise.study import audit
+from equipoise.tasks import load_capability, load_task, task_options
 
 
 def lm_eval_task(name):
@@ -59,7 +62,6 @@ def test_sums_and_accuracy_are_lm_eval_s(data):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
-    from equipoise.decisions.decide import decide
     from equipoise.fairness import accuracy
     from equipoise.models import load
 
@@ -81,6 +83,42 @@ def test_sums_and_accuracy_are_lm_eval_s(data):
 def test_found_in_the_data_folder(data, monkeypatch):
     monkeypatch.setenv("EQUIPOISE_DATA", str(data))
     assert load_capability("arc-challenge", limit=10).items[0].contexts == ("ARC-Challenge",)
+
+
+@pytest.mark.parametrize("name", ["mmlu", "arc-easy", "arc-challenge", "openbookqa"])
+def test_as_tasks_they_are_the_test_questions(data, monkeypatch, name):
+    monkeypatch.setenv("EQUIPOISE_DATA", str(data))
+    options = {"shots": 5} if name == "mmlu" else {}
+    task = load_task(name)
+    assert task.name == name
+    assert task.items == load_capability(name, **options).questions("test")
+    assert load_task(name, **options).digest == task.digest
+    assert task_options(name) == options
+    assert not any(item.ambiguous for item in task.items)
+    if name == "mmlu":
+        assert task.items[0].prompt.count("\nAnswer:") == 6
+        with pytest.raises(EquipoiseError, match="0 to 5 shots"):
+            load_task(name, shots=6)
+
+
+def test_an_audit_tells_their_accuracy(tiny, tmp_path):
+    for part, rows in (("dev", "B"), ("val", "C"), ("test", "ABCDA")):
+        (tmp_path / part).mkdir()
+        for subject in ("art", "law"):
+            lines = [f"{subject} {n}?,one,two,three,four,{a}" for n, a in enumerate(rows)]
+            (tmp_path / part / f"{subject}_{part}.csv").write_text("\n".join(lines))
+    task = load_task("mmlu", data=tmp_path, shots=1)
+    (row,) = audit(tiny, task).rows
+    right = decide(tiny, task.items)[0].scores.argmax(axis=1) == [0, 1, 2, 3, 0] * 2
+    scores = row["benchmark"]
+    assert scores["pooled"]["accuracy"].items() <= row["unambiguous_accuracy"].items()
+    assert scores["pooled"]["accuracy"]["n"] == 10
+    for number, subject in enumerate(("art", "law")):
+        told = scores["by_subject"][subject]["accuracy"]
+        assert told["n"] == 5
+        assert told["estimate"] == pytest.approx(right[5 * number : 5 * number + 5].mean())
+    alone = question_scores(decide(tiny, task.items[:5])[0])
+    assert set(alone) == {"pooled"}
 
 
 def test_from_the_hub(monkeypatch):

@@ -16,6 +16,8 @@ from equipoise.cli import inputs
 from equipoise.cli.outcome import following
 from equipoise.steering.transforms import Affine
 from equipoise.study import Result
+from equipoise.tasks import write_jsonl
+from small_tasks import small_task
 
 RUN_FILES = {"config.yaml", "report.html", "results.json", "steering"}
 
@@ -95,6 +97,14 @@ def test_audit_measures_strength_0_only(cli, checkpoint, task_file):
     assert results["steering"] is None
     assert "equipoise run" in done.out  # what to type next
     assert done.err == ""
+
+
+def test_a_run_that_cannot_work_is_not_what_to_type_next(cli, checkpoint):
+    write_jsonl(small_task(anchors=0), "bare.jsonl")
+    words = ("audit", checkpoint, "--task", "bare.jsonl", "--quiet", "--overwrite")
+    assert "next" not in cli(*words).out
+    anchored = cli(*words, "--capability", "builtin", "--batch-tokens", 16384)
+    assert "--capability builtin" in anchored.out.rpartition("next ")[2]
 
 
 @pytest.mark.parametrize("words", [
@@ -216,6 +226,12 @@ def test_anchors_come_from_task_files_and_texts(cli, checkpoint, task_file):
     assert not Path("s").exists()
     done = cli(*words, "--anchors", "notes.txt", "--anchors", task_file)
     assert done.code == 0, done.err
+    # The 16 ambiguous ones of its train part have prompts that other parts of the task have too.
+    assert "warning: left out of 22 anchors given: 16 of a validation, test" in done.err
+    later = [json.dumps(row) for row in rows if row["split"] == "test"]
+    Path("later.jsonl").write_text("\n".join(later))
+    refused = cli(*words[: -len(QUICK)], "--overwrite", "--anchors", "later.jsonl")
+    assert (refused.code, "no row has the split 'train'" in refused.last) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["json", "quiet", "overwrite"])

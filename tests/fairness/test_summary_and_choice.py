@@ -218,6 +218,8 @@ def test_undefined_biases_and_bad_budgets() -> None:
     assert "a single twin here, and one twin has no variance: give more items" in (
         choose_strength(single, 0.01).rule
     )
+    both = [one | {"abstention": {"estimate": 1.0}} for one in single]
+    assert "a single twin here" in choose_strength(both, 0.01).rule
     silent = [row(w, None, toy=0) | {"abstention": {"estimate": 1.0}} for w in (0.0, 1.0)]
     assert "(every answer abstains)" in choose_strength(silent, 0.01).rule
     assert "no strength but 0 was swept;" in choose_strength(SWEEP[1:2], 0.01).rule

@@ -11,7 +11,7 @@ import torch
 from fairsteer_runs import anchors, openings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lettered_task import lettered_task
+from lettered_task import lettered_task, skills
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
@@ -27,6 +27,7 @@ from equipoise.methods.gating.quality import _weighed, figures, ranks_by_chance
 from equipoise.models import Model
 from equipoise.steering import Additive, KernelGate, Steering
 from equipoise.steering.gates import Reads
+from equipoise.tasks.item import Item
 
 # ---- thresholds
 
@@ -239,6 +240,52 @@ def test_a_kind_that_nothing_was_held_out_of_is_cross_validated() -> None:
     assert gate(torch.from_numpy(ranked.h[ranked.kinds == "far"])).mean() <= 0.1
 
 
+def with_kinds(known: Examples, sizes: dict[str, int], copies: int = 1) -> Examples:
+    """Also kinds of so many twins that no probe tells from what opens the gate."""
+    rng = np.random.default_rng(7)
+    for kind, size in sizes.items():
+        h = np.repeat(rng.normal([2, 0, 0], 0.1, (size, 3)), copies, 0).astype(np.float32)
+        names = np.full(len(h), kind, dtype=object)
+        known = known + Examples(h, names, np.repeat(np.arange(size), copies))
+    return known
+
+
+@pytest.mark.parametrize("copies", [1, 30])
+def test_one_odd_prompt_does_not_set_the_threshold(copies: int) -> None:
+    """A kind of one twin, however often it is there, that nothing was held out of."""
+    options = GateOptions(false_firing=0.05)
+    train = with_kinds(clouds(0), {"odd": 1}, copies)
+    _, report = build_gate("x", train, clouds(1), options)
+    assert (report.small, report.small_bind, report.crossed) == (("odd",), False, ("odd",))
+    assert (report.false_firing["odd"].estimate, report.false_firing["odd"].n) == (1, copies)
+    held = [report.false_firing[kind].estimate for kind in ("near", "far")]
+    assert report.worst == max(held) <= 0.05
+    assert report.opens.estimate > 0.5
+    assert not report.useless
+    told = "kinds of fewer than 20 twins, by which no rate of 0.05 can be told, do not bind the "
+    assert f"{told}threshold: 'odd' (n={copies})" in report.notes()
+    # By itself it would have set it, as it does where not a single prompt may fire.
+    _, strict = build_gate("x", train, clouds(1), GateOptions(false_firing=0.0))
+    assert (strict.small, strict.false_firing["odd"].estimate) == ((), 0)
+    assert strict.opens.estimate < 0.2
+
+
+def test_small_kinds_bind_together_where_they_are_enough_or_alone() -> None:
+    options = GateOptions(false_firing=0.05, eager=True)
+    few = {name: 8 for name in "abc"}
+    _, report = build_gate("x", with_kinds(clouds(0), few), with_kinds(clouds(1), few), options)
+    assert (report.small, report.small_bind) == (("a", "b", "c"), True)
+    fired = [report.false_firing[name].estimate * 8 for name in "abc"]
+    assert sum(fired) <= 0.05 * 24
+    assert report.worst <= 0.05
+    assert "are held to it together: 'a' (n=8), 'b' (n=8), 'c' (n=8)" in "\n".join(report.notes())
+    for n, may_fire in ((15, 1), (5, 0)):  # kinds alike, all small: 30 prompts, then 10
+        _, report = build_gate("x", clouds(0, n), clouds(1, n), options)
+        assert (report.small, report.small_bind) == (("far", "near"), True)
+        fired = [report.false_firing[kind].estimate * n for kind in ("near", "far")]
+        assert sum(fired) == pytest.approx(may_fire)
+
+
 def test_figures_of_a_resample_are_those_of_its_prompts() -> None:
     rng = np.random.default_rng(0)
     z = np.sort(rng.normal(size=50).round(1))
@@ -314,6 +361,31 @@ def test_kinds_are_the_same_on_both_sides_of_a_split() -> None:
     assert set(few.sort(train)) == {"questions", "unambiguous"}
     texts = Kinds.of(task, Anchors((), ("one", "two"))).sort(Anchors((), ("three",)))
     assert texts == {"texts": ["three"]}
+
+
+def test_each_capability_is_a_kind_of_its_own() -> None:
+    """However many there are; what was given by hand keeps the common names."""
+    task = lettered_task()
+    subjects = tuple(replace(i, id=f"m{i.id}", contexts=(i.id,)) for i in skills("train"))
+    own = tuple(item for item in task.split("train") if not item.ambiguous)
+    sources: dict[Item | str, str] = dict.fromkeys(skills("train"), "builtin")
+    sources |= dict.fromkeys(subjects, "mmlu") | {"one": "perplexity:a.txt", "two": "perplexity:b"}
+    mine = replace(subjects[0], id="mine")
+    known = Anchors((*own, *skills("train"), *subjects, mine), ("one", "two", "three"), sources)
+    sizes = {kind: len(found) for kind, found in Kinds.of(task, known).sort(known).items()}
+    assert sizes == {
+        "builtin: when": 10,
+        "builtin: where": 10,
+        "mmlu": 20,
+        "perplexity:a.txt": 1,
+        "perplexity:b": 1,
+        "questions": 1,
+        "texts": 1,
+        "unambiguous: nurse": 10,
+        "unambiguous: secretary": 10,
+        "unambiguous: typist": 10,
+    }
+    assert known.digest == replace(known, sources={}).digest
 
 
 def test_a_kernel_gate_tells_what_no_direction_does() -> None:

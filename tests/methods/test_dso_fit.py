@@ -23,7 +23,7 @@ from equipoise.methods.dso.pools import Stratified
 from equipoise.methods.dso.train import Trainer
 from equipoise.models import Model
 from equipoise.steering import Steering
-from equipoise.study.study import anchors_of
+from equipoise.study.anchors import anchors_of
 from equipoise.tasks import Task
 from equipoise.tasks.item import Item
 from small_tasks import small_task
@@ -232,6 +232,29 @@ def test_checkpoint_of_another_run_is_ignored(tiny: Model, tmp_path: Path) -> No
         assert tensors_equal(found.steering, clean.steering)
 
 
+def test_checkpoint_under_another_chat_template_is_ignored(tiny: Model, tmp_path: Path) -> None:
+    def templated(user: str) -> Model:
+        tokenizer = copy.deepcopy(tiny.tokenizer)
+        tokenizer.chat_template = user + " {{ messages[0]['content'] }} Answer:"
+        return replace(tiny, tokenizer=tokenizer, chat=True)
+
+    settings = {"checkpoint_every": 1, "steps": 3}
+    with pytest.raises(Interrupted):
+        fit(templated("User"), settings, checkpoint=tmp_path, report=stop_after(2))
+    for user, first in (("Human", 1), ("User", 3)):
+        folder = tmp_path / user
+        folder.mkdir()
+        (folder / "fit.safetensors").write_bytes((tmp_path / "fit.safetensors").read_bytes())
+        steps: list[int] = []
+        fit(
+            templated(user),
+            settings,
+            checkpoint=folder,
+            report=lambda phase, step, of, _, steps=steps: steps.append(step * (phase == "fit")),
+        )
+        assert next(filter(None, steps)) == first
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_damaged_checkpoint_is_named(tiny: Model, tmp_path: Path, damage: str) -> None:
     with pytest.raises(Interrupted):
@@ -357,7 +380,9 @@ def test_anchors_of_either_kind(tiny: Model, texts: tuple[str, ...]) -> None:
 
 
 def test_no_anchors(tiny: Model) -> None:
-    with pytest.raises(EquipoiseError, match="no anchors"):
+    with pytest.raises(
+        EquipoiseError, match=r"no anchors.* nor is there a capability with a train"
+    ):
         fit(tiny, task=small_task(anchors=0))
 
 

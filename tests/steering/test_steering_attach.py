@@ -414,6 +414,10 @@ def test_mistakes_say_what_differs(model):
             Steering({key: Scale(torch.ones(4))})
     with pytest.raises(SteeringError, match="at least one"):
         Steering({})
+    with pytest.raises(SteeringError, match=r"model.norm: a Tensor is no transform"):
+        Steering({"model.norm": torch.ones(24)})
+    with pytest.raises(SteeringError, match="v must be a tensor, a vector; got a list"):
+        Additive([1.0, 2.0])
 
 
 def test_accelerate_places_the_weights(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from steering_oracle import greedy, steered_logits
-from steering_runs import MODES, NEW, run
+from steering_runs import MODES, NEW, TWINS, run
 from steering_zoo import FAMILIES, build, padded, prompts, random_steering
 from transformers import GenerationConfig
 
@@ -213,3 +213,20 @@ def test_a_generation_within_another_has_its_own_prompt():
         wanted, alone = first_logits(other), first_logits(one)
         assert torch.equal(first_logits(one, logits_processor=[ask_beside]), alone)
     assert all(torch.equal(logits, wanted) for logits in found)
+
+
+@pytest.mark.parametrize("scope", ["all", "last_prompt"])
+def test_a_generate_that_drops_the_end_of_its_prompt(scope, monkeypatch):
+    """As BLIP's does: the last prompt token it was given never goes through the model."""
+    model = build("llama")
+    generate = type(model).generate
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, ids, **given: generate(self, ids[:, :-1], **given)
+    )
+    settings = {"max_new_tokens": 2, "do_sample": False}
+    with random_steering(model, scope=scope).applied(model):
+        if scope == "all":
+            model.generate(TWINS, **settings)
+            return
+        with pytest.raises(SteeringError, match=r"given 9 prompt tokens .* on the first 8"):
+            model.generate(TWINS, **settings)

@@ -9,10 +9,17 @@ import torch
 from steering_oracle import greedy, steered_logits
 from steering_runs import NEW, run
 from steering_zoo import build, padded, prompts, random_steering
-from transformers import DynamicCache, ReformerConfig, ReformerModelWithLMHead
+from transformers import (
+    DynamicCache,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    ReformerConfig,
+    ReformerModelWithLMHead,
+)
 
 from equipoise.errors import SteeringError
 from equipoise.steering import Steering
+from equipoise.steering.attach.cache import grew
 
 STRENGTH = 0.8
 TOLD_BY_PROMPT = ["prompt", "last_prompt", "generated", "last_prompt+generated"]
@@ -243,3 +250,53 @@ def test_a_steered_draft_model_remembers_the_prompt(scope):
     assert torch.equal(found, wanted)
     assert max(past for past, _ in seen) > 9
     assert {int(length) for _, length in seen} == {9}
+
+
+def recurrent_gemma():
+    """Its backbone fills the cache it is given, and returns none."""
+    torch.manual_seed(0)
+    config = RecurrentGemmaConfig(
+        vocab_size=61,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        lru_width=24,
+        attention_window_size=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
+    return RecurrentGemmaForCausalLM(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("scope", ["all", "last_prompt+generated"])
+def test_a_cache_that_the_model_fills_and_does_not_return(scope):
+    model = recurrent_gemma()
+    plain = random_steering(model)
+    with Steering(plain.transforms, scope=scope).applied(model, STRENGTH) as attachment:
+        found = run(model, whole(), torch.ones_like(whole()))
+        cache = cached(model, whole()[:, :5], config=model.config)
+        attachment.strength = 0.0
+        with pytest.raises(SteeringError, match=r"filled at strength 0\.8, this call runs at 0"):
+            model(whole()[:, 5:6], past_key_values=cache)
+    recomputed(found, model, plain, whole(), scope)
+
+
+def test_a_cache_filled_by_a_pass_that_returns_none_of_it():
+    model, cache = build("llama"), DynamicCache()
+    with torch.no_grad(), random_steering(model).applied(model, STRENGTH) as attachment:
+        model(whole()[:, :5], past_key_values=cache, use_cache=False)
+        attachment.strength = 0.0
+        with pytest.raises(SteeringError, match=r"filled at strength 0\.8"):
+            model(whole()[:, 5:6], past_key_values=cache)
+
+
+def test_a_cache_that_a_pass_left_aside_has_not_grown():
+    cache = DynamicCache()
+    assert not grew(cache, 0)
+    cache.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), 0)
+    assert grew(cache, 0)
+    assert not grew(cache, 3)
+    assert not grew((), 0)

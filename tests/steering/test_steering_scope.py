@@ -38,7 +38,13 @@ def test_round_trip(text):
     assert str(Scope.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "last", "all+prompt", "mask+positions:0:1", "positions:a:b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "last", "all+prompt", "mask+positions:0:1", "positions:a:b", None),
+        *("positions:0:2+positions:5:7", "positions:5:2", "prompt+positions:3:3"),
+    ],
+)
 def test_nonsense_is_refused(text):
     with pytest.raises(SteeringError, match="token scope"):
         Scope.parse(text)

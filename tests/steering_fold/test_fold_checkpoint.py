@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import equipoise.steering.fold.checkpoint as module
+from equipoise.cli.main import main
 from equipoise.errors import SteeringError
+from equipoise.models import load
+from equipoise.steering import Steering
 from equipoise.steering.fold.checkpoint import fold_checkpoint
 
 
@@ -51,6 +54,24 @@ def test_a_folded_checkpoint_needs_only_transformers(bundled, steering, tmp_path
     assert steering.digest in text
     assert "0.6" in text
     assert "base_model: builtin" not in text
+
+
+def test_the_command_keeps_the_stored_dtype(steering, tmp_path):
+    """The bundled weights are float16, in which a CPU is not asked to measure."""
+    steering.save_pretrained(tmp_path / "steering")
+    words = ["fold", "builtin:", "--steering", str(tmp_path / "steering"), "--strength", "0.6"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+
+
+def test_the_command_folds_at_no_strength_that_nobody_chose(steering, tmp_path, capsys):
+    steering.save_pretrained(tmp_path / "steering")
+    assert "none was chosen" in (tmp_path / "steering" / "README.md").read_text()
+    words = ["fold", "builtin:", "--steering", str(tmp_path / "steering")]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "no strength was chosen" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -149,17 +170,38 @@ def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):
         fold_checkpoint(bundled, steering, STRENGTH, used / "notes.txt" / "out")
     assert [p.name for p in used.iterdir()] == ["notes.txt"]
 
+    (used / "model-00001-of-00002.safetensors").write_bytes(b"of an older checkpoint")
+    (used / "vocab.txt").write_text("of an older checkpoint")
     fold_checkpoint(bundled, steering, STRENGTH, used, overwrite=True)
-    assert not (used / "notes.txt").exists()
+    assert (used / "notes.txt").read_text() == "mine"
+    assert [p.name for p in used.glob("*.safetensors")] == ["model.safetensors"]
+    assert not (used / "vocab.txt").exists()
     assert AutoTokenizer.from_pretrained(used)("a").input_ids
     assert list(tmp_path.iterdir()) == [used]
 
     base = tmp_path / "base"
     shutil.copytree(used, base)
-    from equipoise.models import load
-
     with pytest.raises(SteeringError, match="the base model itself"):
         fold_checkpoint(load(str(base)), steering, STRENGTH, base, overwrite=True)
+    steering.save_pretrained(tmp_path / "steering")
+    with pytest.raises(SteeringError, match="holds a steering"):
+        fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "steering", overwrite=True)
+
+
+def test_a_steering_without_effect_is_not_folded(bundled, tmp_path):
+    with pytest.raises(SteeringError, match="moves no logit"):
+        fold_checkpoint(bundled, Steering.identity(bundled), STRENGTH, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_processor_that_cannot_be_loaded_are_copied(
+    bundled, steering, tmp_path, monkeypatch
+):
+    fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text("{}")
+    model = load(str(tmp_path / "base"))
+    fold_checkpoint(model, random_steering(model.hf), STRENGTH, tmp_path / "out")
+    assert (tmp_path / "out" / "preprocessor_config.json").read_text() == "{}"
 
 
 def test_a_failed_overwrite_keeps_the_old_checkpoint(bundled, steering, tmp_path, monkeypatch):

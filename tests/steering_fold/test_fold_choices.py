@@ -81,3 +81,36 @@ def test_masked_scores_are_no_margin():
     with Replaying(made) as replay:
         scores.topk(2, dim=-1)
     assert replay.margin == 0
+
+
+def test_choices_of_several_passes_as_one_pass_makes_them():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 5, 6, generator=generator)
+    with Recording() as whole:
+        scores.topk(2)
+        scores.flatten(0, 1).topk(1)  # as routers are given tokens
+    with Recording() as parts:
+        for part in (scores[:, :3], scores[:, 3:4], scores[:, 4:]):
+            part.topk(2)
+            part.flatten(0, 1).topk(1)
+    joined = parts.joined(2, [3, 1, 1]).choices
+    assert len(joined) == 2
+    assert all(torch.equal(one, other) for one, other in zip(joined, whole.choices, strict=True))
+
+
+def test_choices_that_no_token_makes_stay_open():
+    with Recording() as made:
+        for tokens in (3, 1):
+            torch.randn(7, 8).topk(2)  # neither rows nor tokens
+            torch.randn(2, tokens, 2 + tokens).topk(2 + tokens)  # as many as there are
+    assert [choice.numel() for choice in made.joined(2, [3, 1]).choices] == [0, 0]
+    assert made.joined(2, [3, 1, 1]).choices == []
+
+
+def test_sparse_attention_is_the_same_cached_where_tokens_tie():
+    model = build("glm_moe_dsa", "GlmMoeDsaForCausalLM")
+    model.generation_config.pad_token_id = 0
+    report = verify(model, random_steering(model, "slope"), strength=0.8, vllm=False)
+    (check,) = (c for c in report.checks if c.name == "cached = uncached")
+    assert check.ok, check
+    assert "top-k choices tie" in check.note

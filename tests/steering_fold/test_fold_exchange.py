@@ -189,6 +189,7 @@ def test_steering_vector_objects(model):
     given = vectors("v")["v"]
     for kind, key in [
         ("decoder_block", "model.layers.1"),
+        ("self_attn", "model.layers.1.self_attn"),
         ("mlp", "model.layers.1.mlp"),
         ("input_layernorm", "model.layers.1.input_layernorm"),
     ]:
@@ -197,21 +198,44 @@ def test_steering_vector_objects(model):
         assert list(steering.transforms) == [key]
 
         def add(module, args, output):
-            return output + given.half().float()
+            more = given.half().float()
+            return (output[0] + more, *output[1:]) if isinstance(output, tuple) else output + more
 
         handle = model.get_submodule(key).register_forward_hook(add)
         wanted = logits(model)
         handle.remove()
         with steering.applied(model, 1.0):
             assert torch.allclose(logits(model), wanted, atol=1e-5)
-    with pytest.raises(SteeringError, match="self_attn"):
-        from_steering_vector(types.SimpleNamespace(layer_type="self_attn"), model)
+    with pytest.raises(SteeringError, match="layer type 'router' has no site"):
+        from_steering_vector(types.SimpleNamespace(layer_type="router"), model)
     deep = types.SimpleNamespace(layer_activations={5: given}, layer_type="mlp")
     with pytest.raises(SteeringError, match="layer 5; this model has 2"):
         from_steering_vector(deep, model)
     wild = types.SimpleNamespace(layer_activations={1: given / 0}, layer_type="mlp")
     with pytest.raises(SteeringError, match=r"vector for layer 1 holds values .* not finite"):
         from_steering_vector(wild, model)
+
+
+def test_steering_vector_layers_counted_from_the_end(model):
+    given = vectors("v")["v"]
+    last = types.SimpleNamespace(layer_activations={-1: given}, layer_type="self_attn")
+    assert list(from_steering_vector(last, model).transforms) == ["model.layers.1.self_attn"]
+    beyond = types.SimpleNamespace(layer_activations={-3: given}, layer_type="self_attn")
+    with pytest.raises(SteeringError, match="layer -3; this model has 2"):
+        from_steering_vector(beyond, model)
+    twice = types.SimpleNamespace(layer_activations={1: given, -1: given}, layer_type="mlp")
+    with pytest.raises(SteeringError, match="two vectors for layer 1"):
+        from_steering_vector(twice, model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaf"),
+    [("self_attn", "attn"), ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2")],
+)
+def test_steering_vector_layers_of_gpt2(kind, leaf):
+    vector = types.SimpleNamespace(layer_activations={0: vectors("v")["v"]}, layer_type=kind)
+    steering = from_steering_vector(vector, build("gpt2", "GPT2LMHeadModel"))
+    assert list(steering.transforms) == [f"transformer.h.0.{leaf}"]
 
 
 # ---- ONNX

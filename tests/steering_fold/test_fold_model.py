@@ -109,6 +109,9 @@ def refuse(match, steering=None, strength=STRENGTH, kind="llama:LlamaForCausalLM
 def test_refusals_say_why():
     refuse("no place for the bias of 1 site", lambda m: random_steering(m, foldable=False))
     refuse("finite", strength=float("nan"))
+    refuse("one strength", strength=[0.2, 0.5])
+    ends = "model.layers.0.self_attn.o_proj@input[60:68]"  # 64 wide, and 8 fit the span
+    refuse("ends beyond", lambda m: Steering({ends: Scale(torch.ones(8))}))
     refuse("no Llama under another name", as_llama=True)
     refuse("sliding", kind="mistral:MistralForCausalLM", as_llama=True)
     refuse("all tokens alike", lambda m: Steering({"model.norm": Affine(ones())}, "last_prompt"))

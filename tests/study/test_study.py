@@ -22,7 +22,7 @@ from equipoise.models import Model
 from equipoise.steering import Steering
 from equipoise.study import Result, Settings, audit, fit, run, sweep
 from equipoise.study import measure as measuring
-from equipoise.study.study import MAX_ANCHORS, anchors_of
+from equipoise.study.anchors import MAX_ANCHORS, allowed, anchors_of
 from equipoise.tasks import Capability, Task, load_capability, load_task
 from equipoise.tasks.documents import Document
 from equipoise.tasks.item import Item, Split
@@ -208,7 +208,7 @@ def test_audit_of_one_split(tiny: Model) -> None:
     assert row["capability"][READING.name]["n"] == 3
     (row,) = audit(tiny, whole_task(), capability=both).rows
     assert row["capability"][READING.name]["n"] == 9  # nothing was fitted on documents
-    with pytest.raises(EquipoiseError, match="no item in the part"):
+    with pytest.raises(EquipoiseError, match="'small' has nothing in its test split to measure"):
         audit(tiny, small_task(splits=("train",)), split="test")
 
 
@@ -546,8 +546,11 @@ def test_a_fit_reads_train_and_validation_only(
 
     monkeypatch.setattr(pools, "encode_items", noting("train"))
     monkeypatch.setattr(deciding, "encode_items", noting("check"))
-    fit(tiny, whole_task(), capability=[SKILL], **TINY)
+    anchors = Anchors((*whole_task().items, *SKILL.items))
+    with pytest.warns(UserWarning, match="left out of 90 anchors given"):
+        steering = fit(tiny, whole_task(), capability=[SKILL], anchors=anchors, **TINY)
     assert read == {"train": {"train"}, "check": {"validation"}}
+    assert "anchors" not in steering.info.data_digests  # none of these was left
 
 
 def test_anchors_by_hand_are_for_training_and_there_are_enough() -> None:
@@ -559,6 +562,31 @@ def test_anchors_by_hand_are_for_training_and_there_are_enough() -> None:
     assert 3 <= min(np.diff(places)) <= max(np.diff(places)) <= 4  # evenly spread
     assert len(found.items) - len(places) == 4  # the task's own: not crowded out
     assert not anchors_of(small_task(anchors=0), (), "validation", mine)
+
+
+def test_anchors_by_hand_are_neither_held_out_nor_what_is_to_change() -> None:
+    def own(item: Item) -> Item:
+        return replace(item, prompt=f"{item.split}: {item.prompt}")
+
+    task = Task("x", tuple(map(own, whole_task().items)))
+    skill = replace(SKILL, items=tuple(map(own, SKILL.items)))
+    mine = replace(anchor(0, "train"), id="mine", twin="mine", prompt="Where was she?")
+    test_item = task.split("test")[0]
+    partner = replace(mine, id="a partner", twin=test_item.twin)
+    namesake = replace(mine, id="test-anchor-0", twin="test-anchor-0")  # as line numbers are
+    spaced = replace(mine, prompt=f" {test_item.prompt.replace(' ', '  ')}\n")
+    items = (*task.items, *skill.items, mine, partner, namesake, spaced)
+    texts = (*READING.texts(), "A text of mine.", test_item.prompt)
+    with pytest.warns(UserWarning, match="left out of") as caught:
+        kept = allowed(Anchors(items, texts), task, [skill, READING])
+    plain = [item for item in task.split("train") if not item.ambiguous]
+    assert kept.items == (*plain, *skill.questions("train"), mine, namesake)
+    assert kept.texts == (*READING.texts("train"), "A text of mine.")
+    (warning,) = caught
+    ambiguous = len(task.split("train")) - len(plain)
+    held_out = len(items) + len(texts) - len(kept.items) - len(kept.texts) - ambiguous
+    assert f"{ambiguous} ambiguous in the task" in str(warning.message)
+    assert f"{held_out} of a validation, test or unseen part" in str(warning.message)
 
 
 def test_bad_method_and_setting_are_named(tiny: Model) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from equipoise.errors import EquipoiseError
+from equipoise.methods import Anchors
 from equipoise.models import Model
 from equipoise.steering import Steering
-from equipoise.study import Result, audit, fit, run, sweep
+from equipoise.study import Result, Settings, audit, can_run, fit, run, sweep
 from equipoise.tasks import Capability, load_capability, write_jsonl
 from small_tasks import anchor, small_task
 
@@ -68,10 +70,78 @@ def test_names_and_a_single_capability_do(tiny: Model, tmp_path: Path) -> None:
         sweep(tiny, task, 3, [0])  # type: ignore[arg-type]
 
 
-def test_a_budget_is_checked_before_the_fit(tiny: Model) -> None:
-    def fitted(*_: Any) -> None:
-        raise AssertionError("the fit was started")
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": "hot"}, "temperature must be a number from 0 on; got 'hot'"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"normalise": "Mean"}, r"normalise 'Mean' is none of sum, mean \(did you mean 'mean'"),
+        ({"normalise": None}, "normalise None is none of sum, mean"),
+        ({"fair_decoding": "no"}, "fair_decoding must be True or False; got 'no'"),
+        ({"hash_seed": 0.5}, "hash_seed must be a whole number; got 0.5"),
+        ({"batch_tokens": 0}, "batch_tokens must be a whole number from 1 on; got 0"),
+        ({"max_new_tokens": "64"}, "max_new_tokens must be a whole number from 1 on; got '64'"),
+        ({"scorer": "lexikon"}, "did you mean 'lexicon'"),
+        ({"scorer": 3}, "unknown scorer '3'"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(EquipoiseError, match=says) as caught:
+        Settings(**settings)
+    assert "\n" not in str(caught.value)
 
+
+def test_numbers_of_numpy_are_settings() -> None:
+    assert Settings(temperature=np.float32(0.5), batch_tokens=np.int64(7)).batch_tokens == 7
+
+
+def fitted(*_: Any) -> None:
+    raise AssertionError("the fit was started")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"normalise": "max"}, "normalise 'max' is none of sum, mean"),
+        ({"anchors": ["a text"]}, r"expected equipoise\.methods\.Anchors\(.*; got list"),
+        ({"anchors": Anchors(texts="a text")}, "each a tuple; got str"),  # type: ignore[arg-type]
+        ({"anchors": Anchors(items=("a",))}, "got str among the Items"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_fit_says_what_it_does_not_take(tiny: Model, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(EquipoiseError, match=says):
+        fit(tiny, small_task(), report=fitted, **options)
+
+
+@pytest.mark.parametrize(
+    ("split", "hint"), [("tst", r" \(did you mean 'test'\?\)"), ("", ""), (3, "")]
+)
+def test_an_unknown_split_is_named(tiny: Model, split: Any, hint: str) -> None:
+    says = f"split {split!r} is none of train, validation, test, unseen{hint}$"
+    with pytest.raises(EquipoiseError, match=says):
+        audit(tiny, small_task(), split=split)
+
+
+def test_a_task_without_test_items_is_said_before_the_work(tiny: Model) -> None:
+    task = small_task(splits=("train", "validation"))
+    says = "has nothing in its test split to measure: give some rows the split 'test', or raise"
+    with pytest.raises(EquipoiseError, match=says):
+        run(tiny, task, report=fitted)
+    with pytest.raises(EquipoiseError, match=says):
+        sweep(tiny, task, Steering.identity(tiny), [0], report=fitted)
+
+
+def test_what_a_run_needs_is_told_from_the_task() -> None:
+    assert can_run(small_task(), ())
+    assert not can_run(small_task(splits=("train", "validation")), ())
+    assert not can_run(small_task(splits=("validation", "test")), ())
+    assert not can_run(small_task(anchors=0), [SKILL])  # which has a test part only
+    assert can_run(small_task(anchors=0), [load_capability("builtin")])
+
+
+def test_a_budget_is_checked_before_the_fit(tiny: Model) -> None:
     with pytest.raises(EquipoiseError, match="not a share"):
         run(tiny, small_task(), max_capability_drop=5, report=fitted)
     with pytest.raises(EquipoiseError, match="interpolate needs a budget"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import SPLITS, Item, Task, read_jsonl, write_jsonl
+from equipoise.tasks import SPLITS, Item, Task, read_anchors, read_jsonl, write_jsonl
 
 ROW = {
     "id": "w12a",
@@ -278,6 +278,20 @@ def test_the_examples_of_the_documentation_read(tmp_path):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(example, encoding="utf-8")
         assert read_jsonl(path).items
+
+
+def test_anchors_of_a_file_are_its_train_part_or_all(tmp_path):
+    rows = [{**ROW, "id": f"{k}", "twin": f"{k}", "context": f"c{k}"} for k in range(8)]
+    path = write(tmp_path / "bare.jsonl", *rows)
+    assert {item.split for item in read_jsonl(path).items} != {"train"}
+    whole = read_anchors(path)
+    assert [item.id for item in whole] == [row["id"] for row in rows]
+    assert {item.split for item in whole} == {"train"}
+    for row, split in zip(rows, ["train", "validation", "test", "unseen"] * 2, strict=True):
+        row["split"] = split
+    assert [item.id for item in read_anchors(write(path, *rows))] == ["0", "4"]
+    with pytest.raises(EquipoiseError, match=r"bare\.jsonl: no row has the split 'train'"):
+        read_anchors(write(path, *rows[1:4]))
 
 
 def test_sides_and_groups_do_not_mix(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from equipoise import catalogue
 from equipoise.errors import EquipoiseError
+from equipoise.study import audit
 from equipoise.tasks import Item, Task, TaskSource, list_tasks, load_task, task_options
 
 ITEM = Item(id="a", twin="a", prompt="?", options=("x", "y"), answer=0)
@@ -68,6 +69,10 @@ def test_every_builtin_is_listed():
         "unqover",
         "crows-pairs",
         "ceb",
+        "mmlu",
+        "arc-easy",
+        "arc-challenge",
+        "openbookqa",
     ]
 
 
@@ -88,6 +93,21 @@ def test_unknown_names_and_options_are_named():
         load_task("pronouns", data="x")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("perplexity", r"no task but a capability \(perplexity:FILE\): --capability perplexity,"),
+        ("perplexity:a/wiki.jsonl", r"--capability perplexity:a/wiki\.jsonl, beside any task"),
+        ("lm-eval:hellaswag", r"\(lm-eval:TASK, .*--capability lm-eval:hellaswag"),
+        ("mmlu:some/folder", r"give --task mmlu --data some/folder"),
+    ],
+)
+def test_a_capability_taken_for_a_task_is_told(name, message):
+    for call in (load_task, task_options):
+        with pytest.raises(EquipoiseError, match=message):
+            call(name)
+
+
 def test_files_are_tasks(tmp_path, monkeypatch):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps(ROW))
@@ -102,6 +122,18 @@ def test_files_are_tasks(tmp_path, monkeypatch):
         load_task("mine.txt", data=tmp_path)
     with pytest.raises(EquipoiseError, match=r"did you mean 'target'"):
         load_task("mine.txt", targets={})
+
+
+@pytest.mark.parametrize("name", ["mmlu", "bbq", "ceb", "unqover"])
+def test_a_file_called_like_a_task_is_none(tiny, tmp_path, name):
+    path = tmp_path / f"{name}.jsonl"
+    open_one = {"prompt": "The nurse said", "context": "nurse", "options": ["he", "she"]}
+    rows = [ROW, open_one | {"sides": ["anti", "pro"]}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(path)
+    assert task.name == f"{name}.jsonl"
+    (row,) = audit(tiny, task).rows
+    assert "benchmark" not in row
 
 
 def test_data_come_from_the_path_then_the_environment(tmp_path, monkeypatch):

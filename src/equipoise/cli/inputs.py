@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 _BUILTIN = "builtin:"
 
 
-def load_model(options: ModelOptions, terminal: Terminal) -> Model:
-    """Load the model."""
+def load_model(options: ModelOptions, terminal: Terminal, *, as_stored: bool = False) -> Model:
+    """Load the model; ``as_stored``: in its checkpoint's dtype, on a CPU too."""
     from equipoise.models import load
 
     terminal.note(f"loading {options.model}")
     return load(
         options.model,
         revision=options.revision,
-        dtype=options.dtype,
+        dtype="stored" if as_stored and options.dtype == "auto" else options.dtype,
         device=options.device,
         device_map=options.device_map,
         chat=options.chat,
@@ -90,9 +90,9 @@ def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
 
 
 def load_anchors(options: FitOptions) -> Anchors | None:
-    """Read anchor files: task files give items, other files documents."""
+    """Read anchor files: task files give items (of their train split), other files documents."""
     from equipoise.methods import Anchors
-    from equipoise.tasks import read_jsonl
+    from equipoise.tasks import read_anchors
     from equipoise.tasks.documents import read_documents
 
     if not options.anchors:
@@ -102,7 +102,7 @@ def load_anchors(options: FitOptions) -> Anchors | None:
     for name in options.anchors:
         path = Path(name).expanduser()
         if path.suffix == ".jsonl":
-            items += read_jsonl(path).items
+            items += read_anchors(path)
         else:
             texts += [document.text for document in read_documents(path)]
     return Anchors(tuple(items), tuple(texts))
@@ -128,10 +128,8 @@ def load_steering(options: SteeringOptions) -> Steering:
 
 def measure_settings(options: MeasureOptions, task: TaskOptions, seed: int) -> Settings:
     """How decisions are measured."""
-    from equipoise.fairness.benchmarks import load_scorer
     from equipoise.study import Settings
 
-    load_scorer(options.scorer)  # an unknown one is said before the model is loaded
     return Settings(
         temperature=options.temperature,
         normalise=task.score,

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -24,9 +24,6 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from equipoise.validation import check_field
-
-if TYPE_CHECKING:
-    from equipoise.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -326,11 +323,6 @@ class StrengthOptions(Options):
     strength: Annotated[float | None, Flag("W"), BeforeValidator(_one_strength)] = Field(
         None, description="strength; the steering's recommended one if not given"
     )
-
-    def of(self, steering: Steering) -> float:
-        """The strength asked for, or the recommended one."""
-        asked = self.strength
-        return steering.info.recommended_strength if asked is None else asked
 
 
 class VerifyOptions(Options):

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equipoise.decisions.batch import batches, forward, left_pad
 from equipoise.decisions.encode import Encoded
+from equipoise.errors import SteeringError
+from equipoise.models import Model
 from equipoise.steering.attach.forward import Forward
 
 if TYPE_CHECKING:
+    from equipoise.steering import Steering
     from equipoise.steering.attach.attachment import Attachment
+    from equipoise.steering.attach.row_gate import RowGate
 
 
 def row_decisions(
@@ -35,6 +40,21 @@ def row_decisions(
     gate = None if attachment is None else attachment.row_gate
     if gate is None or not (gate.asks_first or any(row.is_text for row in rows)):
         return None
+    return _ask(model, rows, gate, batch_tokens)
+
+
+def openings(
+    model: Model, rows: Sequence[Encoded], steering: Steering, batch_tokens: int
+) -> np.ndarray:
+    """What a steering's row gate says of n encoded rows, in [0, 1]: float64 [n]."""
+    with steering.applied(model, strength=0.0) as attachment, torch.inference_mode():
+        if attachment.row_gate is None:
+            raise SteeringError("this steering has no gate that decides per row")
+        found = _ask(model.hf, rows, attachment.row_gate, batch_tokens)
+    return found.double().cpu().numpy()
+
+
+def _ask(model: nn.Module, rows: Sequence[Encoded], gate: RowGate, batch_tokens: int) -> Tensor:
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)

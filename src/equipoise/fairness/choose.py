@@ -122,13 +122,13 @@ def check_budget(max_drop: float) -> None:
 def why_undefined(row: Row) -> str:
     """Why a row has no bias, as a clause."""
     contexts = (row.get("by_occupation") or {}).values()
-    if ((row.get("abstention") or {}).get("estimate") or 0) > ALL_ABSTAIN:
-        return "every answer abstains"
     if contexts and all(context.get("twins") == 1 for context in contexts):
         return (
             "every occupation has a single twin here, and one twin has no variance: give more "
             "items, or a larger limit"
         )
+    if ((row.get("abstention") or {}).get("estimate") or 0) > ALL_ABSTAIN:
+        return "every answer abstains"
     return "no occupation has two twins with answers to compare"
 
 

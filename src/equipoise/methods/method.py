@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,12 @@ class Anchors:
     Attributes:
         items: Prompts with options (unambiguous items, capability questions).
         texts: Plain documents.
+        sources: Of those that are from a capability, its name.
     """
 
     items: tuple[Item, ...] = ()
     texts: tuple[str, ...] = ()
+    sources: Mapping[Item | str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.items or self.texts)
@@ -77,6 +79,19 @@ def some_items(items: Sequence[Item], most: int) -> tuple[Item, ...]:
     twins = list(dict.fromkeys(item.twin for item in items))
     kept = set(evenly(twins, max(1, most * len(twins) // max(1, len(items)))))
     return tuple(item for item in items if item.twin in kept)
+
+
+def unfit(task: Task, anchors: Anchors) -> str | None:
+    """Why a method that needs ambiguous items and anchors cannot be fitted; None if it can."""
+    if not any(i.ambiguous and (i.sides or i.groups) for i in task.split("train")):
+        return f"task {task.name!r} has no ambiguous items in its train split to fit on"
+    if not anchors:
+        return (
+            f"task {task.name!r} has no anchors, which tell a fit what must not change: its train "
+            "split has no unambiguous items, nor is there a capability with a train part or a file "
+            "of anchors; pass --capability or --anchors FILE"
+        )
+    return None
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def norm_sites(model: Model | nn.Module, *, final: bool = True) -> list[Site]:
     """Norm modules of the language backbone, in module order.
 
     These are the leaf modules whose class (or a base of it) is called ...RMSNorm or ...LayerNorm,
-    less the norms inside attention, state-space mixers and routers.
+    less the norms inside the embedding, attention, state-space mixers and routers.
 
     Args:
         model: A model with input embeddings.
@@ -117,9 +117,12 @@ def norm_sites(model: Model | nn.Module, *, final: bool = True) -> list[Site]:
     """
     prefix, backbone = language_backbone(model)
     hidden = text_config(model).hidden_size
+    root: Any = unwrap(model)
+    embedding = set(root.get_input_embeddings().modules())
     sites: list[Site] = []
     for name, module in backbone.named_modules():
-        if not _is_norm(module) or _is_inner(name):
+        # A norm within the embedding may act before the backbone's pass: a VLM embeds by itself.
+        if not _is_norm(module) or _is_inner(name) or module in embedding:
             continue
         layer = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
         path = _join(prefix, name)

@@ -45,8 +45,8 @@ def load(
         name: ``builtin:NAME`` (``builtin:`` alone is the default bundled model), a local folder,
             or a hub id. Only a hub id touches the network.
         revision: Hub revision.
-        dtype: A torch dtype or its name; "auto" keeps the checkpoint's, except that half
-            precision is widened to float32 on CPU, where it is slow and inexact.
+        dtype: A torch dtype or its name; "stored" is the checkpoint's; so is "auto", except that
+            float16 is widened to float32 on CPU, where it is slow and inexact.
         device: Where to put the model; default: an accelerator if there is one, else CPU.
         device_map: As in transformers (needs accelerate); excludes ``device``.
         chat: Use the chat template. Default: if the tokenizer has one.
@@ -165,7 +165,8 @@ def _processor(source: str | Path, config: PretrainedConfig, common: dict[str, A
     try:
         return AutoProcessor.from_pretrained(source, **common)
     except (ImportError, OSError, ValueError) as error:
-        logging.getLogger(__name__).warning("no processor, text only: %s", error)
+        why = " ".join(str(error).split())
+        logging.getLogger(__name__).warning("no processor, text only: %s", why)
         return None
 
 
@@ -185,6 +186,8 @@ def _dtype(
 ) -> str | torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype == "stored":
+        return "auto"  # what transformers means by it
     if dtype != "auto":
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype):

@@ -10,6 +10,7 @@ from typing import Literal
 from equipoise.report.numbers import listing, number, signed, strength, with_interval
 from equipoise.report.view import (
     ABSTENTION,
+    ANSWERED,
     BIAS,
     FAIR,
     GREEDY,
@@ -29,12 +30,18 @@ BIAS_LIMIT = 0.10
 ABSTENTION_LIMIT = 0.03
 """A change of the abstention rate below this is not mentioned."""
 
+SILENCE_LIMIT = 0.5
+"""A model that abstains more often than this may have a small bias for the wrong reason."""
+
 SHARE_LIMIT = 0.3
 """A share this far from balance, relative to it, looks like a rule: .35 and .65 of two."""
 
 DROP_LIMIT = 0.01
 """A loss whose lower limit is above this is called one."""
 
+
+FIRING_LIMIT = 0.05
+"""A gate that certainly fires more often than this where it should stay shut is called out."""
 
 MASS_LIMIT = 0.05
 """Options that hold less of the probability than this are called out."""
@@ -55,10 +62,12 @@ def findings(study: Study) -> Iterator[Finding]:
     single = (
         _interpolated(study),
         _mass(study, row),
+        _silent(study, row),
         _greedy(study, row),
         _trivial_rule(study, row),
         _held_out(study, row),
         _abstention(study, row),
+        _gate(study),
         _monotone(study),
         _left_out(study, row),
     )
@@ -99,6 +108,14 @@ def balanced(bias: Metric) -> bool:
     return bias.high is not None and bias.high <= BIAS_LIMIT
 
 
+def silent(row: Row) -> bool:
+    """Whether a bias is small only because few answers pick anyone: those that do are biased."""
+    abstention, answered = row.metric(ABSTENTION), row.metric(ANSWERED)
+    if abstention is None or answered is None:
+        return False
+    return abstention.estimate > SILENCE_LIMIT and _biased(answered)
+
+
 def _biased(bias: Metric) -> bool:
     """Whether there certainly is a bias, and one that matters."""
     return bool(bias.low and bias.low > 0) and bias.estimate > BIAS_LIMIT
@@ -119,7 +136,8 @@ def _greedy(study: Study, row: Row) -> Finding | None:
         return None
     told = f"Bias of greedy decoding {with_interval(greedy)}{_where(study, row)}."
     if balanced(greedy):
-        return Finding("good", "Greedy answers are balanced", told)
+        found = Finding("good", "Greedy answers are balanced", told)
+        return None if silent(row) else found
     if not _biased(greedy):
         return Finding("note", "Whether greedy answers are balanced is not known", told + _OPEN)
     still = "still " if _was_biased(study, GREEDY) else ""
@@ -150,6 +168,19 @@ def _mass(study: Study, row: Row) -> Finding | None:
         f"The options hold {mass.estimate:.2g} of the probability on average{_where(study, row)} "
         f"({least:.2g} at least): the figures compare answers it seldom gives. Sentence endings "
         "and other long options always hold little; letters or single words should not.",
+    )
+
+
+def _silent(study: Study, row: Row) -> Finding | None:
+    """A bias of 0 by not answering is no fairness either."""
+    if not silent(row):
+        return None
+    return Finding(
+        "warning",
+        "Few answers pick anyone",
+        f"Abstention {with_interval(row.metric(ABSTENTION))}{_where(study, row)}; the bias of the "
+        f"answers that pick someone is {with_interval(row.metric(ANSWERED))}. What is withheld "
+        "counts as no bias: judge by the answers that are given.",
     )
 
 
@@ -227,7 +258,8 @@ def _held_out(study: Study, row: Row) -> Finding | None:
         return None
     told = f"Bias {with_interval(held)}{_where(study, row)}, on occupations never seen in the fit."
     if balanced(held):
-        return Finding("good", "Held-out occupations are balanced", told)
+        found = Finding("good", "Held-out occupations are balanced", told)
+        return None if silent(row) else found
     if not _biased(held):
         title = "Whether held-out occupations are balanced is not known"
         return Finding("note", title, told + _OPEN)
@@ -264,6 +296,22 @@ def _drops(study: Study, row: Row) -> list[Finding]:
         for label, metric in found
         if metric.drop and (metric.drop.low or 0) > DROP_LIMIT
     ]
+
+
+def _gate(study: Study) -> Finding | None:
+    """How often the gate opened on what was measured here."""
+    known = study.gate
+    if not known:
+        return None
+    shut = [(name, rate) for name, rate in known.items() if name != "ambiguous prompts"]
+    fires = [name for name, rate in shut if (rate.low or 0) > FIRING_LIMIT]
+    told = "; ".join(
+        f"{name} {with_interval(rate)} (n = {rate.n:,})" for name, rate in known.items()
+    )
+    if fires:
+        title = f"The gate fires on {listing(fires)}"
+        return Finding("warning", title, f"How often it opens here: {told}.")
+    return Finding("note", "How often the gate opens", f"{told}.")
 
 
 def _monotone(study: Study) -> Finding | None:

@@ -48,8 +48,11 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
         remarks = _remarks(judge_comparison(many, pareto))
         return Group(_Fitting(_comparison(many, pareto)), *remarks)
     study = many[0]
-    tables = [_sweep(study), _kept(study), *_benchmark(study)]
-    return Group(*map(_Fitting, tables), *_remarks(judge(study)))
+    tables = [_kept(study), *_benchmark(study)]
+    if study.ambiguous:
+        tables.insert(0, _sweep(study))
+    title = f"{'audit' if study.audit else study.method} · {study.model} · {study.task}"
+    return Group(Text(title), *map(_Fitting, tables), *_remarks(judge(study)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class _Fitting:
 
 
 def _sweep(study: Study) -> Table:
-    table = _table(f"{'audit' if study.audit else study.method} · {study.model} · {study.task}")
+    table = _table("")
     _columns(table, "ω", "bias [95 %]", "parity", "greedy [95 %]", "abstains", "KL")
     for row in study.rows:
         bias = row.metric(BIAS)
@@ -200,7 +203,7 @@ def _remarks(verdict: Verdict) -> list[RenderableType]:
 
 def _table(title: str) -> Table:
     return Table(
-        title=Text(title),
+        title=Text(title) if title else None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

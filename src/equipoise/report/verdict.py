@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from equipoise.fairness.choose import why_undefined
 from equipoise.report.benchmark import Figures, benchmark_figures, written
-from equipoise.report.findings import Finding, balanced, drop_text, findings, omega
+from equipoise.report.findings import Finding, balanced, drop_text, findings, omega, silent
 from equipoise.report.numbers import estimate, listing, p_value, strength, with_interval
 from equipoise.report.view import (
+    ANSWERED,
     BIAS,
     FAIR,
     HELD_OUT,
@@ -73,7 +74,8 @@ def not_measured(study: Study) -> list[str]:
     row = study.shown
     gaps = []
     if row.metric(BIAS) is None:
-        gaps.append("bias by probability (undefined on these answers)")
+        why = "undefined on these answers" if study.ambiguous else "the task has no ambiguous items"
+        gaps.append(f"bias by probability ({why})")
     if row.metric(UNAMBIGUOUS) is None:
         gaps.append("accuracy where the evidence decides (the task has no unambiguous items)")
     if not study.capabilities:
@@ -81,7 +83,9 @@ def not_measured(study: Study) -> list[str]:
     if row.metric(HELD_OUT) is None:
         gaps.append("occupations never seen in the fit")
     if row.metric(FAIR) is None:
-        gaps.append("fair (seeded-hash) decoding")
+        measured = row.at("seeded_hash") is not None
+        undefined = " (its bias is undefined on these answers)" if measured else ""
+        gaps.append(f"fair (seeded-hash) decoding{undefined}")
     gaps.append("biases that the task's labels do not describe")
     gaps.append("free text, other languages and other ways of asking")
     return gaps
@@ -104,7 +108,7 @@ def _headline(study: Study) -> tuple[str, str]:
             f"At {omega(row)}{aside} the bias is undefined",
             " ".join(filter(None, (_upper(study.rule), _why_undefined(row), _costs(study, row)))),
         )
-    headline = f"At {omega(row)}{aside or ','} {_movement(before, bias)}"
+    headline = f"At {omega(row)}{aside or ','} {_movement(before, bias)}{_among_answers(row)}"
     unsteered = f" Unsteered: {with_interval(before)}." if before else ""
     lead = f"Steered: {with_interval(bias)}, {_parity(bias)}.{unsteered} {_costs(study, row)}"
     return headline, lead.strip()
@@ -122,7 +126,9 @@ def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, s
         said = f"{study.model} shows no bias beyond chance"
     else:
         said = f"Whether {study.model} is biased cannot be told from these items"
-    headline = f"{said}: per-occupation bias {estimate(bias)}"
+    if silent(row):
+        said = f"{study.model} seldom picks anyone"
+    headline = f"{said}: per-occupation bias {estimate(bias)}{_among_answers(row)}"
     return headline, f"{with_interval(bias)} on {study.task}, {_parity(bias)}. {_costs(study, row)}"
 
 
@@ -137,6 +143,11 @@ def _benchmark_headline(row: Row, parts: Sequence[Figures]) -> tuple[str, str]:
     (first, headline), *_ = told
     sentences = [f"{label} {with_interval(metric)}, n = {metric.n:,}." for label, metric in told]
     return f"{first} {estimate(headline)}", " ".join(sentences)
+
+
+def _among_answers(row: Row) -> str:
+    answered = estimate(row.metric(ANSWERED))
+    return f", {answered} among answers that pick someone" if silent(row) else ""
 
 
 def _lead_unchosen(study: Study, before: Metric | None) -> str:
@@ -164,6 +175,8 @@ def _movement(before: Metric | None, after: Metric) -> str:
         "falls": (after.high, before.low),
         "rises": (before.high, after.low),
     }
+    if estimate(before) == estimate(after):
+        return f"per-occupation bias stays at {estimate(after)}"
     for verb, (lower, upper) in apart.items():
         if lower is not None and upper is not None and lower < upper:
             return f"per-occupation bias {verb} from {estimate(before)} to {estimate(after)}"

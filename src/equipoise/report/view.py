@@ -262,6 +262,14 @@ class Study:
         known = (*BIAS_MEASURES, *KEPT_MEASURES, *map(capability, self.capabilities))
         return tuple(m for m in known if any(row.metric(m) for row in self.rows))
 
+    @cached_property
+    def gate(self) -> dict[str, Metric]:
+        """Kind of prompts measured -> how often the gate opens on them; empty without one."""
+        rates = _table(self.results.get("gate"))
+        kinds = {f"{kind} prompts": rates.get(kind) for kind in ("ambiguous", "unambiguous")}
+        kinds |= _table(rates.get("capability"))
+        return {name: rate for name, value in kinds.items() if (rate := Metric.read(value))}
+
     @property
     def model(self) -> str:
         """Name of the model."""
@@ -271,6 +279,12 @@ class Study:
     def task(self) -> str:
         """Name of the task."""
         return str(_table(self.results.get("task")).get("name") or "the task")
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the task has ambiguous items, so that there is a bias to measure."""
+        items = _table(_table(self.results.get("task")).get("items"))
+        return items.get("ambiguous") != 0
 
     @property
     def target(self) -> Mapping[str, float]:

@@ -39,7 +39,7 @@ class Address:
         Raises:
             SteeringError: Not of the form ``path[@input][[start:stop]]``.
         """
-        match = _KEY.fullmatch(key)
+        match = _KEY.fullmatch(key) if isinstance(key, str) else None
         span = None
         if match and match["start"]:
             span = int(match["start"]), int(match["stop"])
@@ -70,13 +70,16 @@ class Address:
         Raises:
             SteeringError: The widths differ.
         """
-        if self.span:
-            have: int | None = self.span[1] - self.span[0]
-        else:
-            have = in_features(module) if self.input else norm_width(module)
+        whole = in_features(module) if self.input else norm_width(module)
+        have = self.span[1] - self.span[0] if self.span else whole
         if have is not None and have != width:
             raise SteeringError(
                 f"{self.path}: the steering is {width} wide, the model {have}; "
+                "this steering was made for another model"
+            )
+        if self.span and whole is not None and self.span[1] > whole:
+            raise SteeringError(
+                f"{self.path}: [{self.span[0]}:{self.span[1]}] ends beyond its {whole} channels; "
                 "this steering was made for another model"
             )
 

@@ -130,8 +130,7 @@ def tolerance(
         logits: Computes them again.
         largest: The largest logit.
     """
-    weights = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    dtype = max(weights, steered.dtype, key=lambda kind: torch.finfo(kind).eps)
+    dtype = coarsest(model, steered)
     if dtype in _TOLERANCE:
         return _TOLERANCE[dtype]
     generator = torch.Generator().manual_seed(0)
@@ -145,6 +144,17 @@ def tolerance(
         with off.applied(model):
             moved.append(difference(logits(), steered))
     return ROUNDINGS * max(moved) / largest
+
+
+def coarsest(model: nn.Module, logits: Tensor) -> torch.dtype:
+    """The dtype that a model's logits are rounded by: its own, or that of its weights."""
+    weights = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return max(weights, logits.dtype, key=lambda kind: torch.finfo(kind).eps)
+
+
+def is_half(model: nn.Module, logits: Tensor) -> bool:
+    """Whether rounding may be as large as a steering's effect."""
+    return coarsest(model, logits) not in _TOLERANCE
 
 
 def difference(one: Tensor, other: Tensor) -> float:

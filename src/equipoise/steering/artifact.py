@@ -133,7 +133,7 @@ def push(
 def default_card(steering: Steering) -> str:
     """A model card for a steering of which no measurements are known."""
     info = steering.info
-    base = info.base_model_name_or_path
+    base, chosen = info.base_model_name_or_path, info.recommended_strength
     head = ["---", "library_name: equipoise", *([f"base_model: {base}"] if base else []), "---"]
     return "\n".join(
         [
@@ -142,13 +142,13 @@ def default_card(steering: Steering) -> str:
             "",
             f"{counted(len(steering.transforms), 'site')}, {steering.n_parameters} parameters, "
             f"{steering.n_nonzero} of them not zero. "
-            f"Recommended strength: {info.recommended_strength:g}.",
+            f"Recommended strength: {'none was chosen' if chosen is None else f'{chosen:g}'}.",
             "",
             "```python",
             "from equipoise import Steering",
             "",
             'steering = Steering.from_pretrained("path/to/this/folder")',
-            f"with steering.applied(model, strength={info.recommended_strength:g}):",
+            f"with steering.applied(model, strength={1.0 if chosen is None else chosen:g}):",
             "    model.generate(...)",
             "```",
             "",

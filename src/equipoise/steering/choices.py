@@ -7,6 +7,7 @@ leaves rounding alone to explain a difference, and its own scores must call ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,30 @@ class Recording(TorchDispatchMode):
         if func is torch.ops.aten.topk.default:
             self.choices.append(result[1])
         return result
+
+    def joined(self, rows: int, tokens: Sequence[int]) -> Recording:
+        """What one pass over all tokens would note, where this is of passes over parts of them.
+
+        A choice that is not made for each token is left open: an empty one in its place.
+
+        Args:
+            rows: Batch size.
+            tokens: Of each pass, in order; of the first, more than one.
+        """
+        whole = Recording()
+        each, over = divmod(len(self.choices), len(tokens))
+        passes = [] if over else [self.choices[i * each :][:each] for i in range(len(tokens))]
+        for parts in zip(*passes, strict=True):
+            lead = 1 if parts[0].shape[0] == rows * tokens[0] else 2  # [rows * tokens, ...]
+            wanted = [(rows * n,) if lead == 1 else (rows, n) for n in tokens]
+            told = all(p.shape[:lead] == w for p, w in zip(parts, wanted, strict=True))
+            if told and len({part.shape[lead:] for part in parts}) == 1:
+                rest = parts[0].shape[lead:]
+                all_tokens = torch.cat([part.reshape(rows, -1, *rest) for part in parts], 1)
+                whole.choices.append(all_tokens if lead == 2 else all_tokens.flatten(0, 1))
+            else:
+                whole.choices.append(torch.empty(0, dtype=torch.int64))
+        return whole
 
 
 class Replaying(TorchDispatchMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.backbone import Site, mlp_sites, norm_sites, residual_sites
+from equipoise.models.backbone import (
+    Site,
+    decoder_blocks,
+    mlp_sites,
+    norm_sites,
+    residual_sites,
+    text_config,
+)
 from equipoise.models.model import Model
 from equipoise.steering.info import SteeringInfo
 from equipoise.steering.steering import Steering
@@ -29,7 +36,13 @@ _SCALES = ("scale", "weight", "gamma", "alpha", "w")
 _SHIFTS = ("b", "bias", "shift", "beta", "offset")
 _WRAPPERS = ("state_dict", "interventions", "intervention", "model", "hooks")
 _DIRECTION = re.compile(r"direction\.(\d+)")
-_BLOCK_LAYERS = ("decoder_block", "mlp", "input_layernorm", "post_attention_layernorm")
+# Of a block, by the names steering-vectors knows.
+_NORMS = {
+    "input_layernorm": ("input_layernorm", "ln_1"),
+    "post_attention_layernorm": ("post_attention_layernorm", "ln_2"),
+}
+_ATTENTION = re.compile("attn|attention")
+_LAYER_TYPES = ("decoder_block", "self_attn", "mlp", *_NORMS)
 
 
 def from_dso(
@@ -111,7 +124,7 @@ def from_gguf(path: str | PathLike[str], model: Model | nn.Module) -> Steering:
         if layer in directions:
             raise SteeringError(f"{path}: two vectors for layer {layer}")
         directions[layer] = _vector(tensor.data, tensor.name, path)
-    return _residual(directions, residual_sites(model), str(path), "control-vector")
+    return _additive(directions, _by_layer(residual_sites(model)), str(path), "control-vector")
 
 
 class LayerActivations(Protocol):
@@ -125,8 +138,8 @@ def from_steering_vector(vector: LayerActivations, model: Model | nn.Module) -> 
     """Read a ``SteeringVector`` of the steering-vectors library as an additive steering.
 
     Args:
-        vector: An object with ``layer_activations`` (layer, counted from 0, to a vector [d]) and
-            ``layer_type``.
+        vector: An object with ``layer_activations`` (layer, counted from 0, or from the end if
+            negative, to a vector [d]) and ``layer_type``.
         model: The model whose sites are meant.
 
     Raises:
@@ -134,42 +147,64 @@ def from_steering_vector(vector: LayerActivations, model: Model | nn.Module) -> 
     """
     kind = vector.layer_type
     if kind == "decoder_block":
-        sites = residual_sites(model)
+        places = _by_layer(residual_sites(model))
+    elif kind == "self_attn":
+        places = _attention(model)
     elif kind == "mlp":
-        sites = mlp_sites(model)
-    elif kind in _BLOCK_LAYERS:
-        sites = [s for s in norm_sites(model) if s.path.rpartition(".")[2] == kind]
+        places = _by_layer(mlp_sites(model))
+    elif kind in _NORMS:
+        sites = norm_sites(model)
+        places = _by_layer(s for s in sites if s.path.rpartition(".")[2] in _NORMS[kind])
     else:
         raise SteeringError(
             f"steering-vectors layer type {kind!r} has no site here; there is "
-            f"{', '.join(_BLOCK_LAYERS)}"
+            f"{', '.join(_LAYER_TYPES)}"
         )
     source = f"layer type {kind}"
-    directions = {
-        layer: _vector(value, f"the vector for layer {layer}", source)
-        for layer, value in vector.layer_activations.items()
-    }
-    return _residual(directions, sites, source, "steering-vectors")
+    directions: dict[int, Tensor] = {}
+    for number, value in vector.layer_activations.items():
+        layer = sorted(places)[number] if -len(places) <= number < 0 else number
+        if layer in directions:
+            raise SteeringError(f"{source}: two vectors for layer {layer}, of {len(places)}")
+        directions[layer] = _vector(value, f"the vector for layer {number}", source)
+    return _additive(directions, places, source, "steering-vectors")
 
 
-def _residual(
-    directions: Mapping[int, Tensor], sites: list[Site], source: str, method: str
+def _by_layer(sites: Iterable[Site]) -> dict[int, tuple[str, int]]:
+    """Key and width of each site within a block, by the block."""
+    return {site.layer: (site.key, site.width) for site in sites if site.layer is not None}
+
+
+def _attention(model: Model | nn.Module) -> dict[int, tuple[str, int]]:
+    """Key and width of each block's attention module, as steering-vectors finds it by its name."""
+    width, places = text_config(model).hidden_size, {}
+    for layer, (path, block) in enumerate(decoder_blocks(model)):
+        names = [n for n, _ in block.named_children() if _ATTENTION.search(n) and "norm" not in n]
+        if names:
+            places[layer] = f"{path}.{min(names, key=len)}", width
+    return places
+
+
+def _additive(
+    directions: Mapping[int, Tensor],
+    places: Mapping[int, tuple[str, int]],
+    source: str,
+    method: str,
 ) -> Steering:
-    by_layer = {site.layer: site for site in sites}
     transforms = {}
     for layer, direction in sorted(directions.items()):
-        site = by_layer.get(layer)
-        if site is None:
+        if layer not in places:
             raise SteeringError(
-                f"{source}: a vector for layer {layer}; this model has {len(sites)} such layers: "
+                f"{source}: a vector for layer {layer}; this model has {len(places)} such layers: "
                 "it was made for another model"
             )
-        if len(direction) != site.width:
+        key, width = places[layer]
+        if len(direction) != width:
             raise SteeringError(
-                f"{source}: layer {layer} is {len(direction)} wide, the model {site.width}: it "
+                f"{source}: layer {layer} is {len(direction)} wide, the model {width}: it "
                 "was made for another model"
             )
-        transforms[site.key] = Additive(direction)
+        transforms[key] = Additive(direction)
     if not transforms:
         raise SteeringError(f"{source}: holds no vectors")
     return Steering(transforms, info=SteeringInfo(method=method))

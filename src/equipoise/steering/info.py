@@ -18,7 +18,7 @@ class SteeringInfo:
         fingerprint: Of that model's weights (:func:`equipoise.models.fingerprint.fingerprint`);
             None: applies to any model whose sites fit.
         parameters: Parametrisation of an affine steering.
-        recommended_strength: ω to use when nothing else is known.
+        recommended_strength: ω that was chosen under a budget; None: none was chosen.
         verified_strengths: The range of ω that was measured.
         task_digest: SHA-256 of the task it was fitted on.
         data_digests: SHA-256 of other data, by name.
@@ -34,7 +34,7 @@ class SteeringInfo:
     revision: str | None = None
     fingerprint: str | None = None
     parameters: Parameters | None = None
-    recommended_strength: float = 1.0
+    recommended_strength: float | None = None
     verified_strengths: tuple[float, float] | None = None
     task_digest: str | None = None
     data_digests: dict[str, str] = field(default_factory=dict)

@@ -40,11 +40,18 @@ class Scope:
         """
         if isinstance(text, Scope):
             return text
+        if not isinstance(text, str):
+            raise SteeringError(f"a token scope is a word such as 'all'; got {text!r}")
         parts, positions = set(), None
         for word in text.split("+"):
             span = _SPAN.fullmatch(word)
             if span:
-                positions = int(span["start"]), int(span["stop"]) if span["stop"] else None
+                if positions is not None:
+                    raise SteeringError(f"token scope {text!r}: one span of positions, not several")
+                start, stop = int(span["start"]), int(span["stop"]) if span["stop"] else None
+                if stop is not None and stop <= start:
+                    raise SteeringError(f"token scope {text!r}: {word} holds no position")
+                positions = start, stop
             elif word in _PARTS:
                 parts.add(word)
             else:

@@ -59,8 +59,11 @@ class Steering:
     ) -> None:
         if not transforms:
             raise SteeringError("a steering needs at least one transform")
-        for key in transforms:
+        for key, transform in transforms.items():
             Address.parse(key)
+            if not isinstance(transform, Transform):
+                kind = type(transform).__name__
+                raise SteeringError(f"{key}: a {kind} is no transform; write Additive(v), say")
         self._transforms = dict(transforms)
         self._scope, self._gate = Scope.parse(scope), gate
         self.info = info or SteeringInfo()

@@ -86,6 +86,8 @@ class Transform(nn.Module):
 
 
 def _vector(value: Tensor, name: str) -> nn.Parameter:
+    if not isinstance(value, Tensor):
+        raise SteeringError(f"{name} must be a tensor, a vector; got a {type(value).__name__}")
     if value.ndim != 1 or value.dtype not in (*_HALF, torch.float32, torch.float64):
         raise SteeringError(
             f"{name} must be a floating-point vector; got {tuple(value.shape)}, {value.dtype}"

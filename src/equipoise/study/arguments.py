@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar, get_args
 
+from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
+from equipoise.methods import Anchors
 from equipoise.models import Model
 from equipoise.steering import Steering
-from equipoise.tasks import Capability, Task, load_capability, load_task
+from equipoise.tasks import SPLITS, Capability, Item, Split, Task, load_capability, load_task
 from equipoise.tasks.capability import told_apart
+from equipoise.wording import did_you_mean
 
 TaskLike = Task | str | Path
 SteeringLike = Steering | str | PathLike[str]
 CapabilityLike = Capability | str | Sequence[Capability | str]
+Named = TypeVar("Named", bound=str)
 
 
 def a_model(model: Model) -> Model:
@@ -67,6 +72,51 @@ def capabilities(given: CapabilityLike) -> tuple[Capability, ...]:
     if not isinstance(several, Sequence):
         raise EquipoiseError(f"expected capabilities or their names; {_got(several)}")
     return told_apart([_a_capability(one) for one in several])
+
+
+def some_anchors(anchors: Anchors | None) -> Anchors | None:
+    """The anchors given by hand, if any.
+
+    Raises:
+        EquipoiseError: Not :class:`Anchors`, or of something else than items and texts.
+    """
+    if anchors is None:
+        return None
+    how = "expected equipoise.methods.Anchors(items=ITEMS, texts=TEXTS)"
+    if not isinstance(anchors, Anchors):
+        raise EquipoiseError(f"{how}; {_got(anchors)}")
+    for kind, values in ((Item, anchors.items), (str, anchors.texts)):
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise EquipoiseError(f"{how}, each a tuple; {_got(values)}")
+        for value in values:
+            if not isinstance(value, kind):
+                raise EquipoiseError(f"{how}; {_got(value)} among the {kind.__name__}s")
+    return anchors
+
+
+def a_split(split: Split) -> Split:
+    """The split.
+
+    Raises:
+        EquipoiseError: None of its names.
+    """
+    return _one_of("split", split, SPLITS)
+
+
+def a_normalisation(normalise: Normalise) -> Normalise:
+    """How an option's score is taken.
+
+    Raises:
+        EquipoiseError: Neither sum nor mean.
+    """
+    return _one_of("normalise", normalise, get_args(Normalise))
+
+
+def _one_of(name: str, value: Named, known: Sequence[Named]) -> Named:
+    if value in known:
+        return value
+    hint = did_you_mean(str(value), known)
+    raise EquipoiseError(f"{name} {value!r} is none of {', '.join(known)}{hint}")
 
 
 def _a_capability(one: Capability | str) -> Capability:

@@ -16,7 +16,7 @@ from equipoise.tasks.item import OpenPrompt, SentencePair, Split
 from equipoise.tasks.lm_eval import LmEvalTask
 
 if TYPE_CHECKING:
-    from equipoise.study.measure import Settings
+    from equipoise.study.settings import Settings
 
 
 def beside_items(

@@ -10,41 +10,18 @@ import numpy as np
 
 from equipoise import fairness
 from equipoise.decisions import Decisions
-from equipoise.decisions.decide import BATCH_TOKENS, Progress, TextScores, decide, score_texts
+from equipoise.decisions.decide import Progress, TextScores, decide, score_texts
 from equipoise.decisions.decode import seeded_hash
-from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
 from equipoise.steering import Steering
 from equipoise.study.benchmark import beside_items, by_lm_eval
+from equipoise.study.settings import Settings
 from equipoise.tasks import Capability, Task
 from equipoise.tasks.capability import told_apart
 from equipoise.tasks.item import Item, OpenPrompt, SentencePair, Split
 from equipoise.tasks.lm_eval import LmEvalTask
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How decisions are measured.
-
-    Attributes:
-        temperature: Of the decision's softmax, where not greedy; and of free text.
-        normalise: Sum or mean of an option's token log-probabilities.
-        fair_decoding: Also measure seeded-hash answers.
-        hash_seed: Their seed, and that of free text.
-        batch_tokens: Tokens per forward pass.
-        scorer: Name of what judges free text.
-        max_new_tokens: Longest answer in free text.
-    """
-
-    temperature: float = 1.0
-    normalise: Normalise = "sum"
-    fair_decoding: bool = True
-    hash_seed: int = 0
-    batch_tokens: int = BATCH_TOKENS
-    scorer: str = "lexicon"
-    max_new_tokens: int = 64
 
 
 @dataclass(frozen=True)
@@ -106,6 +83,18 @@ class Probe:
             texts=texts,
         )
 
+    def refuse_empty(self) -> None:
+        """Stop where nothing of the task would be measured.
+
+        Raises:
+            EquipoiseError: No item, sentence pair or prompt; names the split.
+        """
+        if not (self.items or self.pairs or self.prompts):
+            raise EquipoiseError(
+                f"task {self.task.name!r} has nothing in its {self.split} split to measure: give "
+                f"some rows the split {self.split!r}, or raise --limit"
+            )
+
     def __len__(self) -> int:
         asked = sum(len(q) for q in self.questions.values())
         asked += sum(harness.count(self.split) for harness in self.harness.values())
@@ -138,12 +127,11 @@ def measure(
     Raises:
         EquipoiseError: The probe has no item of the task.
     """
+    probe.refuse_empty()
     settings = settings or Settings()
     ladder = sorted({0.0, *map(float, strengths)})
     base = ladder.index(0.0)
     pools = [probe.items, probe.unseen, *probe.questions.values()]
-    if not (probe.items or probe.pairs or probe.prompts):
-        raise EquipoiseError(f"task {probe.task.name!r}: no item in the part that is measured")
     everything = [item for pool in pools for item in pool]
     decided = decide(
         model,

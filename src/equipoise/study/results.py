@@ -123,6 +123,8 @@ def results(
             "sites": len(steering.transforms),
             "parameters": steering.n_parameters,
             "nonzero": steering.n_nonzero,
+            # How its fit found the gate to work.
+            **{key: value for key, value in steering.info.extra.items() if key == "gate"},
         },
         "sweep": list(rows),
         "chosen": None,

@@ -16,27 +16,31 @@ from equipoise.errors import EquipoiseError
 from equipoise.fairness import choose_strength
 from equipoise.fairness.choose import check_budget
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
-from equipoise.methods.method import Report, counting, evenly, some_items
+from equipoise.methods.method import Report, counting, unfit
 from equipoise.models import Model
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
+from equipoise.study.anchors import allowed, anchors_of
 from equipoise.study.arguments import (
     CapabilityLike,
     SteeringLike,
     TaskLike,
     a_model,
+    a_normalisation,
+    a_split,
     a_steering,
     a_task,
     capabilities,
+    some_anchors,
 )
-from equipoise.study.measure import Measurement, Probe, Settings, measure
+from equipoise.study.gate import gate_rates
+from equipoise.study.measure import Measurement, Probe, measure
 from equipoise.study.results import Result, results
+from equipoise.study.settings import Settings
 from equipoise.tasks import Capability, Task
 from equipoise.tasks.item import Split
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-MAX_ANCHORS = 512
-"""Anchor items, and texts, at most: a fit draws a few dozen a step."""
 WORST_ITEMS = 12
 
 
@@ -62,10 +66,16 @@ def audit(
 
     Returns:
         A result with one row, at strength 0.
+
+    Raises:
+        EquipoiseError: No such split, or one without items.
     """
     started = time.perf_counter()
     model, task, capability = a_model(model), a_task(task), capabilities(capability)
-    probe = Probe.of(task, split, capability) if split else Probe.everything(task, capability)
+    if split is None:
+        probe = Probe.everything(task, capability)
+    else:
+        probe = Probe.of(task, a_split(split), capability)
     found = measure(
         model, probe, settings=settings, progress=counting(report, "audit", len(probe), strengths=1)
     )
@@ -82,33 +92,10 @@ def audit(
     )
 
 
-def anchors_of(
-    task: Task, capability: Sequence[Capability], split: Split, extra: Anchors | None = None
-) -> Anchors:
-    """Prompts of a split on which a steering should change nothing.
-
-    The task's unambiguous items and texts, the capabilities' items and documents, and any given
-    by hand (those belong to the train split). Of too many, each of these sources keeps the same
-    number, as far as it has so many: a large benchmark does not crowd out the others.
-    """
-    given = extra if extra and split == "train" else Anchors()
-    items = [[item for item in task.split(split) if not item.ambiguous], given.items]
-    items += [one.questions(split) for one in capability]
-    texts = [task.texts if split == "train" else (), given.texts]
-    texts += [one.texts(split) for one in capability]
-    return Anchors(
-        tuple(i for kept in _shared_out(items) for i in some_items(*kept)),
-        tuple(text for kept in _shared_out(texts) for text in evenly(*kept)),
-    )
-
-
-def _shared_out(sources: Sequence[Sequence[Any]]) -> list[tuple[Sequence[Any], int]]:
-    """Each source with how many of it to keep, at most ``MAX_ANCHORS`` of all."""
-    left, share = MAX_ANCHORS, [0] * len(sources)
-    for place, number in enumerate(sorted(range(len(sources)), key=lambda n: len(sources[n]))):
-        share[number] = min(len(sources[number]), left // (len(sources) - place))
-        left -= share[number]
-    return [(source, keep) for source, keep in zip(sources, share, strict=True) if keep]
+def can_run(task: Task, capability: Sequence[Capability]) -> bool:
+    """Whether :func:`run` has what it needs: items to fit on and to measure, and anchors."""
+    anchors = anchors_of(task, capability, "train")
+    return bool(task.split("test")) and unfit(task, anchors) is None
 
 
 def fit(model: Model, task: TaskLike, method: str = "dso", **options: Any) -> Steering:
@@ -136,7 +123,8 @@ def fit_outcome(
         task: The task, or its name.
         method: Name of a registered method.
         capability: Their train parts are anchors; their names do.
-        anchors: More of them.
+        anchors: More of them; what is held out, or ambiguous in the task, is left out of them,
+            with a warning.
         seed: Every random choice follows from it.
         normalise: Sum or mean of an option's token log-probabilities, as it will be measured.
         checkpoint: Folder for what an interrupted fit resumes from.
@@ -145,20 +133,21 @@ def fit_outcome(
 
     Raises:
         EquipoiseError: Unknown method or setting; a task the method cannot be fitted on; a
-            capability that is given twice.
+            capability that is given twice; anchors or a ``normalise`` that are none.
     """
     chosen = METHODS.get(method)
     model, task, capability = a_model(model), a_task(task), capabilities(capability)
+    given = allowed(some_anchors(anchors) or Anchors(), task, capability)
     data = {one.name: one.digest for one in capability if one.items or one.documents}
     request = FitRequest(
         model,
         task,
-        anchors_of(task, capability, "train", anchors),
+        anchors_of(task, capability, "train", given),
         anchors_of(task, capability, "validation"),
         seed,
         report,
         Path(checkpoint) if checkpoint else None,
-        normalise,
+        a_normalisation(normalise),
     )
     settings = chosen.configure(**config)
     outcome = chosen.fit(request, settings)
@@ -169,7 +158,7 @@ def fit_outcome(
         revision=model.revision,
         fingerprint=fingerprint(model),
         task_digest=task.digest,
-        data_digests=data | ({"anchors": anchors.digest} if anchors else {}),
+        data_digests=data | ({"anchors": given.digest} if given else {}),
         extra=outcome.steering.info.extra
         | {
             "task": task.name,
@@ -213,7 +202,7 @@ def sweep(
 
     Raises:
         EquipoiseError: No strengths, one that is no finite number, a budget that is no share, or
-            a split without ambiguous items.
+            a task without a test split.
     """
     started = time.perf_counter()
     ladder = _ladder(strengths)
@@ -223,6 +212,8 @@ def sweep(
         check_budget(max_capability_drop)
     elif interpolate:
         raise EquipoiseError("interpolate needs a budget: give max_capability_drop")
+    judging = Probe.of(task, "test", capability)
+    judging.refuse_empty()
 
     def measured(probe: Probe, at: Sequence[float], phase: str) -> Measurement:
         return measure(
@@ -245,7 +236,7 @@ def sweep(
                 ladder = sorted([*ladder, between])
                 rows += measured(choosing, [between], "between").rows
                 rows.sort(key=lambda row: float(row["strength"]))
-    found = measured(Probe.of(task, "test", capability), ladder, "sweep")
+    found = measured(judging, ladder, "sweep")
     data = results(
         model,
         task,
@@ -255,6 +246,8 @@ def sweep(
         wall_seconds={"sweep": time.perf_counter() - started},
         worst_items=worst_items(found, ladder[-1]),
         split="test",
+        notes=list(steering.info.extra.get("notes") or ()),
+        gate=gate_rates(model, judging, steering, (settings or Settings()).batch_tokens),
     )
     result = Result(data, rows)
     if max_capability_drop is not None:
@@ -283,6 +276,7 @@ def run(
     ladder = _ladder(strengths)  # a mistake is said before the fit
     check_budget(max_capability_drop)
     model, task, capability = a_model(model), a_task(task), capabilities(capability)
+    Probe.of(task, "test").refuse_empty()
     outcome = fit_outcome(
         model,
         task,
@@ -309,7 +303,6 @@ def run(
     )
     result.data["wall_seconds"]["fit"] = fitted
     result.data["fit"] = {"history": outcome.history}
-    result.data["notes"] = list(outcome.notes)
     measured = [row["strength"] for row in result.rows]
     outcome.steering.info = replace(
         outcome.steering.info,

@@ -7,7 +7,7 @@ from equipoise.tasks.capability import (
     load_capability,
 )
 from equipoise.tasks.item import SPLITS, Item, Side, Split, Task
-from equipoise.tasks.jsonl import read_jsonl, write_jsonl
+from equipoise.tasks.jsonl import read_anchors, read_jsonl, write_jsonl
 from equipoise.tasks.registry import TaskSource, list_tasks, load_task, task_options
 from equipoise.tasks.summary import SplitSummary, TaskSummary, describe
 
@@ -27,6 +27,7 @@ __all__ = [
     "list_tasks",
     "load_capability",
     "load_task",
+    "read_anchors",
     "read_jsonl",
     "task_options",
     "write_jsonl",

@@ -36,7 +36,7 @@ def load_arc(data: Path | None, name: ArcSet) -> tuple[Item, ...]:
     """
     return tuple(
         Item(
-            id=f"{part}-{number}",
+            id=f"{name.lower()}-{part}-{number}",
             prompt=f"Question: {question.text}\nAnswer:",
             options=question.choices,
             contexts=(name,),
@@ -50,7 +50,8 @@ def load_arc(data: Path | None, name: ArcSet) -> tuple[Item, ...]:
 
 def _questions(data: Path | None, name: ArcSet, part: str) -> Iterator[_Question]:
     if data is None:
-        rows = hub_rows(HUB_ID, name, part, instead=f"give its folder: {name.lower()}:DIR")
+        instead = f"give its folder: --data DIR or {name.lower()}:DIR"
+        rows = hub_rows(HUB_ID, name, part, instead=instead)
         for row in rows:
             choices = row["choices"]
             answer = choices["label"].index(row["answerKey"])

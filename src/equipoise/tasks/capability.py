@@ -13,11 +13,11 @@ from equipoise.catalogue import Catalogue, call_with_options
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import arc, openbookqa
 from equipoise.tasks.documents import Document, read_documents
+from equipoise.tasks.files import find_data
 from equipoise.tasks.item import SPLITS, Item, Split, digest_items, digest_texts, short
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.lm_eval import LmEvalTask, load_lm_eval
 from equipoise.tasks.mmlu import HUB_ID, load_mmlu
-from equipoise.tasks.registry import find_data
 from equipoise.tasks.splits import unit_hash
 from equipoise.tasks.subset import take_evenly
 
@@ -198,6 +198,11 @@ _CAPABILITIES = Catalogue(
 def list_capabilities() -> list[tuple[str, str, str]]:
     """Name, one-line description and origin of the data of every known capability."""
     return [(source.name, source.description, source.origin) for source in _CAPABILITIES]
+
+
+def is_capability(spec: str) -> bool:
+    """Whether a capability is asked for like that: ``NAME`` or ``NAME:PATH``."""
+    return spec.partition(":")[0] in _CAPABILITIES
 
 
 def load_capability(

@@ -1,9 +1,10 @@
-"""Reading a user's text files, with errors that say where."""
+"""Finding and reading a user's files, with errors that say where."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,20 @@ def read_csv(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise EquipoiseError(f"{path}:{reader.line_num}: {error}") from None
+
+
+def find_data(name: str, data: str | Path | None) -> Path | None:
+    """The path given, else ``$EQUIPOISE_DATA/NAME`` if it exists, else None.
+
+    Raises:
+        EquipoiseError: The path given does not exist.
+    """
+    if data is not None:
+        path = Path(data).expanduser()
+        if not path.exists():
+            raise EquipoiseError(f"{path}: no such file or folder (data of {name!r})")
+        return path
+    folder = os.environ.get("EQUIPOISE_DATA")
+    if folder and (path := Path(folder).expanduser() / name).exists():
+        return path
+    return None

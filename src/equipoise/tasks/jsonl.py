@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from equipoise.errors import EquipoiseError
@@ -31,6 +32,35 @@ def read_jsonl(
         EquipoiseError: One line with file and line number that says what is wrong.
     """
     path = Path(path)
+    items, split = _read(path)
+    if not split:
+        items = assign_splits(items)
+    return Task(name=name or path.stem, items=items, target=_checked_target(path, items, target))
+
+
+def read_anchors(path: str | Path) -> tuple[Item, ...]:
+    """Items of a task file for a fit to hold as they are.
+
+    All of them, or those of its ``train`` split where the file gives splits.
+
+    Raises:
+        EquipoiseError: As of :func:`read_jsonl`, or the file gives splits and none is ``train``.
+    """
+    path = Path(path)
+    items, split = _read(path)
+    if not split:
+        return tuple(replace(item, split="train") for item in items)
+    kept = tuple(item for item in items if item.split == "train")
+    if not kept:
+        raise EquipoiseError(
+            f"{path}: no row has the split 'train', and a fit sees no other; "
+            "leave all splits out to have every row as an anchor"
+        )
+    return kept
+
+
+def _read(path: Path) -> tuple[tuple[Item, ...], bool]:
+    """The items of a task file, and whether it gives their splits."""
     items: list[Item] = []
     lines: dict[str, int] = {}
     without_split: list[int] = []
@@ -51,17 +81,14 @@ def read_jsonl(
     if not items:
         raise EquipoiseError(f"{path}: the file is empty; expected one JSON object a line")
     if len(without_split) == len(items):
-        items = list(assign_splits(items))
-    elif without_split:
+        return tuple(items), False
+    if without_split:
         raise EquipoiseError(
             f"{path}:{without_split[0]}: no split here, but other rows have one; "
             "give every row a split, or none"
         )
-    else:
-        _check_splits(path, items, lines)
-    return Task(
-        name=name or path.stem, items=tuple(items), target=_checked_target(path, items, target)
-    )
+    _check_splits(path, items, lines)
+    return tuple(items), True
 
 
 def write_jsonl(task: Task, path: str | Path) -> None:

@@ -51,8 +51,8 @@ def load_mmlu(data: Path | None, *, shots: int = 0) -> tuple[Item, ...]:
             solved = [other for other in examples[question.subject] if other is not question]
             items.append(
                 Item(
-                    id=f"{part}-{number}",
-                    twin=f"{part}-{number}",
+                    id=f"mmlu-{part}-{number}",
+                    twin=f"mmlu-{part}-{number}",
                     contexts=(question.subject,),
                     prompt=_prompt(question, solved[:shots]),
                     options=LETTERS,
@@ -77,7 +77,9 @@ def _ask(question: _Question) -> str:
 def _questions(data: Path | None, part: str) -> Iterator[_Question]:
     if data is None:
         split = "validation" if part == "val" else part
-        for row in hub_rows(HUB_ID, "all", split, instead="give its folder: mmlu:DIR"):
+        for row in hub_rows(
+            HUB_ID, "all", split, instead="give its folder: --data DIR or mmlu:DIR"
+        ):
             subject = row["subject"].replace("_", " ")
             yield _Question(subject, row["question"], tuple(row["choices"]), row["answer"])
         return

@@ -34,7 +34,7 @@ def load_openbookqa(data: Path | None) -> tuple[Item, ...]:
     """
     return tuple(
         Item(
-            id=f"{part}-{number}",
+            id=f"openbookqa-{part}-{number}",
             prompt=question,
             options=choices,
             contexts=("openbookqa",),
@@ -48,7 +48,9 @@ def load_openbookqa(data: Path | None) -> tuple[Item, ...]:
 
 def _questions(data: Path | None, part: str) -> Iterator[tuple[str, tuple[str, ...], int]]:
     if data is None:
-        for row in hub_rows(HUB_ID, "main", part, instead="give its folder: openbookqa:DIR"):
+        for row in hub_rows(
+            HUB_ID, "main", part, instead="give its folder: --data DIR or openbookqa:DIR"
+        ):
             choices = row["choices"]
             answer = choices["label"].index(row["answerKey"].strip())
             yield row["question_stem"], tuple(choices["text"]), answer

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from equipoise.catalogue import Catalogue, call_with_options, options_of
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import (
+    arc,
     bbq,
     ceb,
     coreference,
     crows_pairs,
+    mmlu,
+    openbookqa,
     pronouns,
+    questions,
     synthbias,
     unqover,
     winobias,
 )
 from equipoise.tasks.bbq_rows import HUB_ID as BBQ_HUB_ID
+from equipoise.tasks.capability import is_capability, list_capabilities
+from equipoise.tasks.files import find_data
 from equipoise.tasks.item import Task
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.subset import subset
@@ -39,6 +45,7 @@ class TaskSource:
         takes_data: Whether it reads data from a path.
         needs_data: What to get and from where, for the message when there is no path; None where
             ``build`` does without, from the hub for instance.
+        folder: Name of its folder in ``$EQUIPOISE_DATA``, where that is not its own.
     """
 
     name: str
@@ -47,6 +54,7 @@ class TaskSource:
     build: Callable[..., Task]
     takes_data: bool = False
     needs_data: str | None = None
+    folder: str | None = None
 
 
 _TASKS = Catalogue(
@@ -111,6 +119,36 @@ _TASKS = Catalogue(
             takes_data=True,
             needs_data="the folder data of github.com/SongW-SW/CEB",
         ),
+        TaskSource(
+            name="mmlu",
+            description="MMLU: accuracy on 14,042 four-choice questions, 5 solved before each",
+            origin=f"data folder, or the hub ({mmlu.HUB_ID}); MIT",
+            build=questions.mmlu,
+            takes_data=True,
+        ),
+        TaskSource(
+            name="arc-easy",
+            description="ARC-Easy: accuracy on school science questions, answers in words",
+            origin=f"data folder (arc), or the hub ({arc.HUB_ID}); CC BY-SA",
+            build=questions.arc_easy,
+            takes_data=True,
+            folder="arc",
+        ),
+        TaskSource(
+            name="arc-challenge",
+            description="ARC-Challenge: those that retrieval and co-occurrence get wrong",
+            origin=f"data folder (arc), or the hub ({arc.HUB_ID}); CC BY-SA",
+            build=questions.arc_challenge,
+            takes_data=True,
+            folder="arc",
+        ),
+        TaskSource(
+            name="openbookqa",
+            description="OpenBookQA: accuracy on elementary science facts put to use",
+            origin=f"data folder, or the hub ({openbookqa.HUB_ID}); Apache-2.0",
+            build=questions.openbookqa,
+            takes_data=True,
+        ),
     ],
 )
 
@@ -163,6 +201,8 @@ def load_task(
         task = call_with_options(
             read_jsonl, f"task file {name_or_file}", options, path=Path(name_or_file)
         )
+        if task.name in _TASKS:  # which may have scores that only its own items can be given
+            task = replace(task, name=Path(name_or_file).name)
     else:
         source = _named(str(name_or_file))
         given = {"data": _data_of(source, data)} if source.takes_data else {}
@@ -175,6 +215,8 @@ def load_task(
 def is_file(name_or_file: str | Path) -> bool:
     """Whether a task argument means a file rather than a name."""
     text = str(name_or_file)
+    if is_capability(text) and not os.path.exists(text):
+        return False
     if isinstance(name_or_file, Path) or os.sep in text or text.endswith((".jsonl", ".json")):
         return True
     return text not in _TASKS and os.path.isfile(text)
@@ -182,6 +224,14 @@ def is_file(name_or_file: str | Path) -> bool:
 
 def _named(name: str) -> TaskSource:
     """The task of that name; for what looks like a place, how a place is given."""
+    if name not in _TASKS and is_capability(name):
+        kind, _, place = name.partition(":")
+        if kind in _TASKS:
+            raise EquipoiseError(f"unknown task {name!r}: give --task {kind} --data {place}")
+        (origin,) = [origin for known, _, origin in list_capabilities() if known == kind]
+        raise EquipoiseError(
+            f"{kind} is no task but a capability ({origin}): --capability {name}, beside any task"
+        )
     if name not in _TASKS and (os.path.isdir(name) or os.path.splitext(name)[1]):
         what = "is a folder" if os.path.isdir(name) else "is no file that exists"
         raise EquipoiseError(
@@ -191,25 +241,8 @@ def _named(name: str) -> TaskSource:
     return _TASKS.get(name)
 
 
-def find_data(name: str, data: str | Path | None) -> Path | None:
-    """The path given, else ``$EQUIPOISE_DATA/NAME`` if it exists, else None.
-
-    Raises:
-        EquipoiseError: The path given does not exist.
-    """
-    if data is not None:
-        path = Path(data).expanduser()
-        if not path.exists():
-            raise EquipoiseError(f"{path}: no such file or folder (data of {name!r})")
-        return path
-    folder = os.environ.get("EQUIPOISE_DATA")
-    if folder and (path := Path(folder).expanduser() / name).exists():
-        return path
-    return None
-
-
 def _data_of(source: TaskSource, data: str | Path | None) -> Path | None:
-    path = find_data(source.name, data)
+    path = find_data(source.folder or source.name, data)
     if path is None and source.needs_data is not None:
         raise EquipoiseError(
             f"task {source.name!r} needs {source.needs_data}: give its place with --data PATH, "

@@ -43,4 +43,4 @@ def audit(
             )
         config = resolved(model, task, measure, common)
         outcome.leave(folder, "audit", config, result)
-    outcome.show(terminal, folder, result, next_words)
+    outcome.show(terminal, folder, result, next_words if study.can_run(data, capability) else [])

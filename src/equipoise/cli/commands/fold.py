@@ -27,26 +27,33 @@ def fold(
     common: CommonOptions,
 ) -> None:
     """Bake a steering at one strength into an ordinary checkpoint."""
-    from equipoise.steering.fold.checkpoint import fold_checkpoint
+    from equipoise.steering.fold.checkpoint import check_target, fold_checkpoint
 
+    folder = output.out.expanduser()
+    check_target(folder, model.model, overwrite=output.overwrite)
     artifact = inputs.load_steering(steering)
-    omega = strength.of(artifact)
+    chosen = artifact.info.recommended_strength
+    omega = chosen if strength.strength is None else strength.strength
+    if omega is None:
+        raise EquipoiseError(
+            "no strength was chosen for this steering: name one with --strength; "
+            "equipoise sweep tells what each costs"
+        )
     if omega == 0:
         raise EquipoiseError(
             "folding at strength 0 gives the base model; name another with --strength"
         )
-    loaded = inputs.load_model(model, terminal)
+    loaded = inputs.load_model(model, terminal, as_stored=True)
     report = fold_checkpoint(
         loaded,
         artifact,
         omega,
-        output.out,
+        folder,
         max_shard_size=fold.max_shard_size,
         overwrite=output.overwrite,
         as_llama=fold.as_llama,
     )
     config = config_file.resolved(model, steering, fold, common, strength=omega)
-    folder = output.out.expanduser()
     write_atomically(folder / config_file.NAME, config_file.to_yaml("fold", config))
     terminal.show(
         report.to_dict(),

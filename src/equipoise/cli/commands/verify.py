@@ -34,18 +34,18 @@ def verify(
     from equipoise.steering.verify import verify as check
 
     artifact = inputs.load_steering(steering)
-    # Where 0 is recommended there would be nothing to see at it.
-    omega = (
-        1.0 if strength.strength is None and strength.of(artifact) == 0 else strength.of(artifact)
-    )
-    found = check(inputs.load_model(model, terminal), artifact, strength=omega, vllm=compared.vllm)
+    loaded = inputs.load_model(model, terminal)
+    found = check(loaded, artifact, strength=strength.strength, vllm=compared.vllm)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("check", "", "measured", "tolerance", "note"):
         table.add_column(column, justify="right" if column in ("measured", "tolerance") else "left")
     for entry in found.checks:
         numbers = (_number(entry.measured), _number(entry.tolerance))
         table.add_row(entry.name, _mark(entry), *numbers, entry.note)
+    open_ones = [entry for entry in found.checks if entry.ok is None and entry.name != "vllm"]
     verdict = "applied, and the same everywhere" if found.ok else "NOT the same everywhere"
+    if found.ok and open_ones:
+        verdict += " it could be checked"
     terminal.show(found.to_dict(), table, f"{verdict} (ω = {found.strength:g}, {found.dtype})")
     if not found.ok:
         raise NotOk

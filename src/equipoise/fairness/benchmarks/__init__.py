@@ -10,7 +10,13 @@ from equipoise.fairness.benchmarks.bbq import bbq_scores
 from equipoise.fairness.benchmarks.ceb import ceb_scores
 from equipoise.fairness.benchmarks.crows_pairs import crows_pairs, pair_scores
 from equipoise.fairness.benchmarks.free_text import free_text_scores
-from equipoise.fairness.benchmarks.scorers import LexiconScorer, Scorer, load_scorer
+from equipoise.fairness.benchmarks.questions import question_scores
+from equipoise.fairness.benchmarks.scorers import (
+    LexiconScorer,
+    Scorer,
+    load_scorer,
+    scorer_source,
+)
 from equipoise.fairness.benchmarks.unqover import unqover_scores
 from equipoise.fairness.finite import assert_finite
 
@@ -25,6 +31,8 @@ __all__ = [
     "free_text_scores",
     "load_scorer",
     "pair_scores",
+    "question_scores",
+    "scorer_source",
     "unqover_scores",
 ]
 
@@ -32,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Decisions], dict[str, Any]]] = {
     "bbq": bbq_scores,
     "ceb": ceb_scores,
     "unqover": unqover_scores,
+    **dict.fromkeys(("mmlu", "arc-easy", "arc-challenge", "openbookqa"), question_scores),
 }
 """By task name: its scores from decisions on its items, ambiguous and unambiguous together."""
 

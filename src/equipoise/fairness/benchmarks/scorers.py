@@ -114,13 +114,18 @@ _SCORERS = Catalogue(
 )
 
 
-def load_scorer(name: str) -> Scorer:
-    """The scorer of that name.
+def scorer_source(name: str) -> ScorerSource:
+    """What makes the scorer of that name.
 
     Raises:
         EquipoiseError: Unknown name (with the nearest one).
     """
-    return _SCORERS.get(name).make()
+    return _SCORERS.get(str(name))
+
+
+def load_scorer(name: str) -> Scorer:
+    """The scorer of that name; see :func:`scorer_source`."""
+    return scorer_source(name).make()
 
 
 def _sentences(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from equipoise.decisions.encode import Encoded
 from equipoise.errors import EquipoiseError
 from equipoise.files import write_atomically
 from equipoise.methods.dso.config import DSOConfig
 from equipoise.methods.dso.sparsity import parts
 from equipoise.methods.method import FitRequest
 from equipoise.models.fingerprint import fingerprint
-from equipoise.tasks.item import digest_items, digest_texts
+from equipoise.tasks.item import digest_texts
 
 if TYPE_CHECKING:
     from equipoise.methods.dso.train import State
@@ -26,15 +28,16 @@ if TYPE_CHECKING:
 _FILE = "fit.safetensors"
 
 
-def digest(request: FitRequest, config: DSOConfig) -> str:
-    """What a checkpoint must match to be resumed: model, data, settings and seed."""
+def digest(request: FitRequest, config: DSOConfig, pools: Sequence[Sequence[Encoded]]) -> str:
+    """What a checkpoint must match to be resumed: model, data, settings and seed.
+
+    The pools are what the model reads: rows change with the tokenizer and its chat template too.
+    """
     said = {
         "model": fingerprint(request.model),
         "dtype": str(request.model.hf.dtype),
-        "chat": request.model.chat,
         "task": request.task.digest,
-        "anchors": digest_items(request.anchors.items),
-        "texts": digest_texts(request.anchors.texts),
+        "pools": [digest_texts(map(repr, rows)) for rows in pools],
         "config": config.model_dump(),
         "seed": request.seed,
         "normalise": request.normalise,

@@ -23,7 +23,7 @@ from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.methods.dso.sparsity import parts, proximal_l1, site_scale
 from equipoise.methods.dso.twins import pair_up
 from equipoise.methods.gating import GateReport, ambiguity_gate
-from equipoise.methods.method import FitRequest, counting
+from equipoise.methods.method import FitRequest, counting, unfit
 from equipoise.steering import Steering
 from equipoise.tasks.item import Item
 
@@ -103,7 +103,8 @@ class Trainer:
             EquipoiseError: The loss, or the map after a step, is not finite.
         """
         config, request = self.config, self.request
-        digest = checkpoint.digest(request, config)
+        pools = self.ambiguous, self.anchors.items, self.anchors.texts
+        digest = checkpoint.digest(request, config, [pool.rows for pool in pools])
         if request.checkpoint is not None:
             checkpoint.restore(request.checkpoint, self.state, digest)
         with self.state.steering.applied(self.model, strength=1.0) as self._attachment:
@@ -273,15 +274,6 @@ def _every_twin_alike(twin: Sequence[int]) -> Tensor:
 
 
 def _ambiguous_items(request: FitRequest) -> list[Item]:
-    items = [i for i in request.task.split("train") if i.ambiguous and (i.sides or i.groups)]
-    if not items:
-        raise EquipoiseError(
-            f"task {request.task.name!r} has no ambiguous items in its train split to fit on"
-        )
-    if not request.anchors:
-        raise EquipoiseError(
-            f"task {request.task.name!r} has no anchors (unambiguous items of the train split) and "
-            "none were given: pass --anchors FILE, or --capability, so that the fit knows what "
-            "must not change"
-        )
-    return items
+    if why := unfit(request.task, request.anchors):
+        raise EquipoiseError(why)
+    return [i for i in request.task.split("train") if i.ambiguous and (i.sides or i.groups)]

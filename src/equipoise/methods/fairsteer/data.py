@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -126,7 +126,7 @@ def _pool(side: _Side, kinds: Kinds) -> Pool:
     # Unambiguous items with sides are labelled by their answers; those without are anchors.
     mine = frozenset(sided)
     others = tuple(item for item in side.anchors.items if item not in mine)
-    return Pool(sided, kinds.sort(Anchors(others, side.anchors.texts)))
+    return Pool(sided, kinds.sort(replace(side.anchors, items=others)))
 
 
 def _released(request: FitRequest) -> tuple[_Side, _Side]:
@@ -137,10 +137,11 @@ def _released(request: FitRequest) -> tuple[_Side, _Side]:
     strangers = [item for item in (*first.items, *second.items) if item not in own]
     items, more = _cut(request.task.items, rng), _cut(strangers, rng)
     texts = _cut((*first.texts, *second.texts), rng)
+    sources = {**first.sources, **second.sources}
 
     def side(k: int) -> _Side:
         plain = tuple(item for item in items[k] if not item.sides and not item.ambiguous)
-        return _Side(items[k], Anchors((*plain, *more[k]), texts[k]))
+        return _Side(items[k], Anchors((*plain, *more[k]), texts[k], sources))
 
     return side(0), side(1)
 

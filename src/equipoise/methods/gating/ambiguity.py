@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from equipoise.errors import EquipoiseError
 from equipoise.methods.gating.build import GateOptions
@@ -115,7 +116,7 @@ def _with_unambiguous(anchors: Anchors, items: Sequence[Item], seed: int) -> Anc
     """Anchors with all of a split's unambiguous items (a thousand at most) among them."""
     own = [item for item in items if not item.ambiguous]
     own = take_evenly(own, _MAX_PROMPTS, seed=seed) if own else []
-    return Anchors(tuple(dict.fromkeys((*anchors.items, *own))), anchors.texts)
+    return replace(anchors, items=tuple(dict.fromkeys((*anchors.items, *own))))
 
 
 def ambiguous_items(items: Sequence[Item], seed: int) -> list[Item]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipoise.errors import EquipoiseError
 from equipoise.methods.gating.attended import refuse_infinite
-from equipoise.methods.gating.examples import POSITIVE, Examples
+from equipoise.methods.gating.examples import Examples
 from equipoise.methods.gating.judged import Judged, judge
 from equipoise.methods.gating.probe import fit_kernel, fit_probe
 from equipoise.methods.gating.report import (
@@ -37,6 +37,8 @@ class GateOptions:
             (``attended``): then the gate is a kernel machine, for rows, and ``c``, ``standardise``
             and ``balance`` do not concern it.
         false_firing: Rate that the threshold allows on each kind of negatives; None: p ≥ 1/2.
+            Kinds of fewer than 1/rate twins, by which no such rate can be told, keep it together
+            if they have so many together or there is no larger kind; else they do not bind.
         eager: Open on all that this rate leaves room for, rather than on no more than the prompts
             at hand need: prompts of other wordings look less sure to it.
         c: Inverse strength of the probe's ℓ2 penalty.
@@ -97,6 +99,7 @@ def build_gate(
     for examples in (train, held_out):
         refuse_infinite(examples.h, site)
     gate, judged = _fit(site, train, held_out, options, query)
+    small, small_bind = judged.small_kinds(options.false_firing)
     left_out: dict[str, Rate] = {}
     for kind in train.negative_kinds if len(train.negative_kinds) > 1 else ():
         known, _ = _fit(site, _without(train, kind), _without(held_out, kind), options, query)
@@ -109,6 +112,8 @@ def build_gate(
         wanted_false_firing=None if options.soft else options.false_firing,
         judged_on=judged.on,
         crossed=judged.crossed,
+        small=small,
+        small_bind=small_bind,
         tried=tried,
         train=dict(sorted(Counter(train.kinds.tolist()).items())),
         **quality(gate, judged.examples, judged.logits),
@@ -127,10 +132,9 @@ def _fit(
     gate = fit(train)
     judged = judge(gate, fit, train, held_out)
     if not options.soft and options.false_firing is not None:
-        kinds = judged.examples.kinds
-        negative = [judged.logits[kinds == kind] for kind in judged.examples.negative_kinds]
-        needed = judged.logits[kinds == POSITIVE] if not options.eager else judged.logits[:0]
-        gate.cut_at(threshold_for(needed, negative, options.false_firing))
+        needed = judged.logits[judged.examples.opens] if not options.eager else judged.logits[:0]
+        rate = options.false_firing
+        gate.cut_at(threshold_for(needed, judged.limits(rate), rate))
     return gate, judged
 
 

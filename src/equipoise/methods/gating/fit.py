@@ -78,7 +78,8 @@ def fit_gate(
 
 def merit(report: GateReport, *, others: bool = True) -> float:
     """Mean balanced accuracy of a gate on known kinds and (``others``) on each kind left out."""
-    wrong = [max(rate.estimate for rate in report.false_firing.values())]
+    wrong = [report.worst]
     if others:
-        wrong += [rate.estimate for rate in report.left_out.values()]
+        ignored = () if report.small_bind else report.small
+        wrong += [rate.estimate for kind, rate in report.left_out.items() if kind not in ignored]
     return float(np.mean([(report.opens.estimate + 1 - rate) / 2 for rate in wrong]))

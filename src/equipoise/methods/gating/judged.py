@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,33 @@ class Judged:
     logits: np.ndarray
     on: JudgedOn
     crossed: tuple[str, ...] = ()
+
+    def small_kinds(self, rate: float | None) -> tuple[tuple[str, ...], bool]:
+        """Kinds of negatives of fewer twins than a false-firing rate can be told by, 1/rate.
+
+        By itself such a kind would demand that none of its prompts fires, and one odd prompt would
+        set the threshold for all the others.
+
+        Returns:
+            Their names, and whether they count together: if they have so many twins together, or
+            if there is no larger kind. A rate of 0 is told by any number.
+        """
+        examples = self.examples
+        twins = {kind: self._twins([kind]) for kind in examples.negative_kinds}
+        least = 1 / rate - 1e-9 if rate else 0
+        small = tuple(kind for kind, count in twins.items() if count < least)
+        return small, bool(small) and (len(small) == len(twins) or self._twins(small) >= least)
+
+    def limits(self, rate: float) -> list[np.ndarray]:
+        """The logits of each kind that must keep a rate; small ones together, or not at all."""
+        kinds = self.examples.kinds
+        small, together = self.small_kinds(rate)
+        alone = [kind for kind in self.examples.negative_kinds if kind not in small]
+        found = [self.logits[kinds == kind] for kind in alone]
+        return [*found, self.logits[np.isin(kinds, small)]] if together else found
+
+    def _twins(self, kinds: Sequence[str]) -> int:
+        return len(np.unique(self.examples.clusters[np.isin(self.examples.kinds, kinds)]))
 
 
 def judge(

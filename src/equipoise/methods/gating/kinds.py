@@ -15,7 +15,7 @@ _MAX_KINDS, _MIN_ITEMS = 12, 10
 
 @dataclass(frozen=True)
 class Kinds:
-    """How anchors are sorted: the task's unambiguous items, other questions, texts.
+    """How anchors are sorted: the task's unambiguous items, each capability's, other ones.
 
     Attributes:
         own: The task's items.
@@ -32,7 +32,7 @@ class Kinds:
         plain = cls(frozenset(task.items), frozenset())
         contexts: dict[str, Counter[str]] = defaultdict(Counter)
         for item in anchors.items:
-            contexts[plain.kind(item)][_first_context(item)] += 1
+            contexts[plain.kind(item, anchors)][_first_context(item)] += 1
         split = {
             group
             for group, found in contexts.items()
@@ -40,11 +40,11 @@ class Kinds:
         }
         return cls(plain.own, frozenset(split))
 
-    def kind(self, prompt: Prompt) -> str:
-        """The kind of one anchor."""
+    def kind(self, prompt: Prompt, anchors: Anchors) -> str:
+        """The kind of one of some anchors."""
         if not isinstance(prompt, Item):
-            return TEXTS
-        group = UNAMBIGUOUS if prompt in self.own else QUESTIONS
+            return anchors.sources.get(prompt, TEXTS)
+        group = UNAMBIGUOUS if prompt in self.own else anchors.sources.get(prompt, QUESTIONS)
         return f"{group}: {_first_context(prompt)}" if group in self.by_context else group
 
     def sort(self, anchors: Anchors) -> dict[str, list[Prompt]]:
@@ -52,7 +52,7 @@ class Kinds:
         found: dict[str, list[Prompt]] = defaultdict(list)
         prompts: tuple[Prompt, ...] = (*anchors.items, *anchors.texts)
         for prompt in prompts:
-            found[self.kind(prompt)].append(prompt)
+            found[self.kind(prompt, anchors)].append(prompt)
         return dict(sorted(found.items()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class GateReport:
         judged_on: What the threshold and the figures are of: ``held-out`` prompts; those trained
             on, ``cross-validated``; or these as they are (``training``), which tells nothing.
         crossed: Kinds that the held-out prompts lack: of these, the trained ones, cross-validated.
+        small: Kinds of too few twins to be held to the wanted rate, each by itself.
+        small_bind: Whether these are held to it together; else not at all.
         tried: Sites among which this one was chosen.
         train: Prompts trained on, by kind.
         auroc: Area under the ROC curve, all kinds of negatives together.
@@ -78,6 +81,8 @@ class GateReport:
     wanted_false_firing: float | None
     judged_on: JudgedOn
     crossed: tuple[str, ...]
+    small: tuple[str, ...]
+    small_bind: bool
     tried: int
     train: dict[str, int]
     auroc: float
@@ -104,9 +109,19 @@ class GateReport:
         return self.judged_on != "training" and self.p_value * self.tried < _CHANCE
 
     @property
+    def worst(self) -> float:
+        """The highest false-firing rate of a kind; of small ones the mean, if they bind."""
+        firing = self.false_firing
+        rates = [firing[kind].estimate for kind in firing if kind not in self.small]
+        if self.small_bind:
+            small = [firing[kind] for kind in self.small]
+            rates.append(sum(r.estimate * r.n for r in small) / sum(r.n for r in small))
+        return max(rates)
+
+    @property
     def useless(self) -> bool:
         """Whether it opens no more on what it should open on than on a kind it should not."""
-        return self.opens.estimate <= max(rate.estimate for rate in self.false_firing.values())
+        return self.opens.estimate <= self.worst
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -125,10 +140,18 @@ class GateReport:
         told = self.intervals
         lines = [
             f"gate at {self.site} ({kind}); on {on} prompts: AUROC {told['auroc']}, balanced "
-            f"accuracy {told['balanced_accuracy']}, Brier {told['brier']}, calibration error "
-            f"{told['calibration_error']}; opens on {self.opens} of what it should",
+            f"accuracy at p = 1/2 {told['balanced_accuracy']}, Brier {told['brier']}, calibration "
+            f"error {told['calibration_error']}; opens on {self.opens} of what it should",
             "false firing: " + "; ".join(f"{k} {rate}" for k, rate in self.false_firing.items()),
         ]
+        if self.small and self.wanted_false_firing:
+            least = math.ceil(1 / self.wanted_false_firing - 1e-9)
+            held = "are held to it together" if self.small_bind else "do not bind the threshold"
+            names = ", ".join(f"{kind!r} (n={self.false_firing[kind].n})" for kind in self.small)
+            lines.append(
+                f"kinds of fewer than {least} twins, by which no rate of "
+                f"{self.wanted_false_firing:g} can be told, {held}: {names}"
+            )
         if self.left_out:
             rates = "; ".join(f"{kind} {rate}" for kind, rate in self.left_out.items())
             lines.append(f"false firing on a kind left out of the gate's training: {rates}")

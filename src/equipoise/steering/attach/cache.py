@@ -76,6 +76,19 @@ def tokens_in(cache: Any) -> int | None:
         return None if _is_filled(cache) else 0
 
 
+def grew(cache: Any, past: int) -> bool:
+    """Whether a pass filled the cache it was given, which it may have left aside.
+
+    Args:
+        cache: The cache, after the pass.
+        past: Columns it held before.
+    """
+    try:
+        return int(cache.get_seq_length()) != past
+    except (AttributeError, TypeError, ValueError):
+        return _is_filled(cache)
+
+
 def _is_filled(cache: Any) -> bool:
     if hasattr(cache, "has_previous_state"):
         try:

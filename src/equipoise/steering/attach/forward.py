@@ -46,11 +46,13 @@ class Generation:
     Attributes:
         mask: bool [prompts, columns]; real tokens of the prompts, before any expansion to beams.
         padding_known: Whether the caller told which tokens are padding.
+        parted: Whether the model is given the prompts in parts.
         decisions: Per steering with a row gate, where it was read ahead: float32 [prompts].
     """
 
     mask: Tensor
     padding_known: bool = True
+    parted: bool = False
     decisions: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -254,9 +256,14 @@ class Forward:
             return self.stamp.prompt if self.stamp else None
 
     def _generation_lengths(self, generation: Generation) -> Tensor:
+        columns = generation.mask.shape[1]
+        if not (self.past or self.uncounted or generation.parted) and self.tokens < columns:
+            raise SteeringError(
+                f"generate was given {columns} prompt tokens and runs the model on the first "
+                f"{self.tokens}: where the prompt ends cannot be told, so steer all tokens, ungated"
+            )
         if generation.padding_known:
             return self.expand(generation.lengths, "prompts")
-        columns = generation.mask.shape[1]
         if self.attention is None or self.attention.shape[1] < columns:
             raise SteeringError(_UNTOLD)
         return self.attention[:, :columns].bool().sum(1)

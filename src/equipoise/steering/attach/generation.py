@@ -50,6 +50,11 @@ class Settings:
         """Whether ``generate`` is given a cache that holds something."""
         return tokens_in(cache_of(self._kwargs)) != 0
 
+    @property
+    def parted(self) -> bool:
+        """Whether the model is given the prompts in parts; some of them may be cached already."""
+        return self.get("prefill_chunk_size", None) is not None or self.goes_on
+
 
 class SteeredGenerate:
     """Stands in for the ``generate`` of one model; an object, so that the model can be copied."""
@@ -104,7 +109,7 @@ def _drafted(kwargs: Mapping[str, Any], settings: Settings) -> Generation | None
 def _started(inputs: Any, kwargs: Mapping[str, Any], settings: Settings) -> Generation:
     mask = kwargs.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        return Generation(mask.bool())
+        return Generation(mask.bool(), parted=settings.parted)
     if not isinstance(inputs, Tensor):
         return Generation(torch.ones(1, 1, dtype=torch.bool))
     ones = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
@@ -114,7 +119,8 @@ def _started(inputs: Any, kwargs: Mapping[str, Any], settings: Settings) -> Gene
         padded = False  # transformers hands a draft model the mask, or drops one without padding
     # Without a mask, transformers takes the inputs for the whole prompt, cached tokens included.
     cached = tokens_in(cache_of(kwargs))
-    return Generation(ones, not padded and cached is not None and cached < inputs.shape[1])
+    known = not padded and cached is not None and cached < inputs.shape[1]
+    return Generation(ones, known, settings.parted)
 
 
 def _check_whole(inputs: Any, generation: Generation) -> None:

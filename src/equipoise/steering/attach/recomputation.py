@@ -80,7 +80,10 @@ def check_recomputation(*, static: bool, ran: bool) -> None:
     if torch._C._current_graph_task_id() == -1:
         return  # not within a backward pass
     if not static:
-        raise SteeringError("gradient checkpointing with a token scope or a gate")
+        raise SteeringError(
+            "gradient checkpointing recomputes a block without what a token scope or a gate knew "
+            "of the pass: turn it off, or steer all tokens, ungated"
+        )
     if not ran:
         raise SteeringError(_CHANGED)
 

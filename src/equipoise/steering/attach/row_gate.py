@@ -109,8 +109,7 @@ class RowGate:
         if self.attachment.decision is not None:
             return False
         # What is cached may be of another prompt, or of this one's beginning.
-        parted = settings.get("prefill_chunk_size", None) is not None or settings.goes_on
-        return self.asks_first or parted
+        return self.asks_first or settings.parted
 
     def read_ahead(self, call: Callable[[], Any], generation: Generation) -> Tensor:
         """Decisions from an unsteered pass over the prompts, float32 [prompts].

@@ -17,6 +17,7 @@ from equipoise.steering.attach.cache import (
     Stamp,
     cache_of,
     can_be_marked,
+    grew,
     put_stamp,
     stamp_of,
     tokens_in,
@@ -40,6 +41,7 @@ class _PerThread(threading.local):
     """What a thread's own pass through the model is about."""
 
     forward: Forward | None = None
+    cache: Any = None
     generation: Generation | None = None
     generating_under: tuple[Attachment, ...] = ()
     root_mask: Tensor | None = None
@@ -185,7 +187,7 @@ class Runtime:
         forward.stamp = stamp if forward.past else None
         if forward.stamp is not None:
             forward.decisions.update(forward.stamp.decisions)
-        self._local.forward = forward
+        self._local.forward, self._local.cache = forward, cache
         _check_no_stranger(forward, taken)
         for attachment, setting in taken.items():
             attachment.begin(setting, forward, given)
@@ -199,14 +201,21 @@ class Runtime:
         taken, alone = self.passes.taken, self.passes.opener is self.backbone
         self._close(self.backbone, failed=output is None)
         forward = self.forward
-        if forward is None or taken is None or self.passes.muted or output is None:
+        if self.passes.muted:
+            return
+        given, self._local.cache = self._local.cache, None
+        if forward is None or taken is None or output is None:
             return
         self._local.root_mask, self._local.unpadded = None, False
         forward.over = alone
         if torch.is_grad_enabled():
             Watch(self, taken, output)
-        cache = cache_of(output)
-        if cache is None:
+        returned = cache_of(output)
+        filled = [] if returned is None else [returned]
+        # Some models fill the cache they are given and return another one, or none.
+        if given is not None and given is not returned and grew(given, forward.past):
+            filled.append(given)
+        if not filled:
             return
         stamp = Stamp(
             forward.past + forward.tokens,
@@ -218,7 +227,8 @@ class Runtime:
         for attachment, setting in taken.items():
             if attachment.touches(forward):
                 stamp.strengths[attachment.uid] = setting.values
-        put_stamp(cache, stamp)
+        for cache in filled:
+            put_stamp(cache, stamp)
 
     @property
     def generation(self) -> Generation | None:

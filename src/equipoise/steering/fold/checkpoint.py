@@ -34,6 +34,12 @@ _TEXT = (
     "A doctor, a secretary and a carpenter walk in. The first one to speak is",
 )
 _ROWS, _TOKENS = 2, 16
+_PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+# What transformers would read of an older checkpoint beside the files of a new one.
+_REPLACED = (
+    *("model*.safetensors", "model.safetensors.index.json", "*config.json", "*chat_template*"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ def fold_checkpoint(
 
     Weights, configuration, generation configuration, tokenizer, processor and a model card are
     written beside ``out``, reloaded with plain transformers, compared with the steered model, and
-    only then moved into place: either the whole checkpoint is there, or nothing.
+    only then moved into place: either the whole checkpoint is there, or nothing. Of a processor
+    that cannot be loaded here the files are copied.
 
     Args:
         model: The base model; a :class:`Model` brings its tokenizer and processor.
@@ -103,7 +110,7 @@ def fold_checkpoint(
         strength: ω.
         out: Folder of the checkpoint.
         max_shard_size: Largest weight file, as in transformers ("5GB").
-        overwrite: Replace ``out`` if it is there.
+        overwrite: Replace a checkpoint that is there; other files stay.
         allow_mismatch: Take a model of other weights than the steering was made for.
         as_llama: Write a Llama checkpoint.
 
@@ -112,7 +119,8 @@ def fold_checkpoint(
             not compute what the steered model computes.
     """
     root, target = unwrap(model), Path(out).expanduser()
-    _check_target(model, target, overwrite)
+    source = model.name if isinstance(model, Model) else getattr(model, "name_or_path", "")
+    check_target(target, source, overwrite=overwrite)
     folded = fold(model, steering, strength, allow_mismatch=allow_mismatch, as_llama=as_llama)
     with _beside(target) as folder:
         _write(folded, model, folder, max_shard_size)
@@ -146,6 +154,11 @@ def fold_checkpoint(
 
 def _refuse(found: FoldAgreement, tolerance: float, target: Path) -> None:
     """Raise where the checkpoint is not what the steered model is; written so that NaN fails."""
+    if found.effect == 0:
+        raise SteeringError(
+            "the steering moves no logit of a text prompt, so there is nothing to compare the "
+            f"folded checkpoint by: nothing was written to {target}"
+        )
     if not (found.difference <= tolerance and found.margin <= found.tolerance):
         raise SteeringError(
             "the folded checkpoint differs from the steered model by up to "
@@ -161,12 +174,23 @@ def _refuse(found: FoldAgreement, tolerance: float, target: Path) -> None:
         )
 
 
-def _check_target(model: Model | nn.Module, target: Path, overwrite: bool) -> None:
-    source = model.name if isinstance(model, Model) else getattr(model, "name_or_path", "")
+def check_target(target: Path, source: str, *, overwrite: bool) -> None:
+    """Refuse a folder that a checkpoint must not be written to.
+
+    Args:
+        target: The folder.
+        source: Where the base model is from.
+        overwrite: Whether a checkpoint there may be replaced.
+
+    Raises:
+        SteeringError: It is a file, in use, or holds the base model or a steering.
+    """
     if source and Path(source).is_dir() and Path(source).resolve() == target.resolve():
         raise SteeringError(f"{target} is the base model itself: fold into another folder")
     if target.exists() and not target.is_dir():
         raise SteeringError(f"{target} is a file; name a folder")
+    if (target / "steering_config.json").exists():
+        raise SteeringError(f"{target} holds a steering: fold into another folder")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise SteeringError(f"{target} is there already: name another folder, or overwrite it")
 
@@ -196,12 +220,31 @@ def _write(
     except OSError:
         raise
     except Exception as error:  # a configuration that its own class refuses, among others
-        first = str(error).strip().splitlines()[0]
-        raise SteeringError(f"{type(folded).__name__} cannot be saved: {first}") from error
+        reason = " ".join(str(error).split())
+        raise SteeringError(f"{type(folded).__name__} cannot be saved: {reason}") from error
     if isinstance(model, Model):
         for part in (model.processor, model.tokenizer):
             if part is not None:
                 part.save_pretrained(folder)
+        if model.processor is None and model.hf.name_or_path:
+            _copy_processor(model, folder)
+
+
+def _copy_processor(model: Model, folder: Path) -> None:
+    """The files of a processor that is not loaded: of a text model none, or one that lacks here."""
+    from transformers.utils import cached_file
+
+    for name in _PROCESSOR:
+        found = cached_file(
+            model.hf.name_or_path,
+            name,
+            revision=model.revision,
+            local_files_only=True,  # the tokenizer's files are from there, so it is cached
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if found is not None:
+            shutil.copyfile(found, folder / name)
 
 
 def _reload(folded: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -246,18 +289,19 @@ def _logits(model: nn.Module, prompts: list[Tensor]) -> Tensor:
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Put a finished folder in its place; what was there goes only when the new one is in."""
+    """Put a finished checkpoint in its place, that of an older one if there is one.
+
+    While that is replaced there is no config.json, so that nothing looks complete.
+    """
     umask = os.umask(0)
     os.umask(umask)
     folder.chmod(0o777 & ~umask)
     if not target.exists():
         folder.replace(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    target.replace(old)
-    try:
-        folder.replace(target)
-    except OSError:
-        old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    config = target / "config.json"
+    config.unlink(missing_ok=True)
+    for old in {old for pattern in _REPLACED for old in target.glob(pattern)}:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == config.name):
+        file.replace(target / file.name)

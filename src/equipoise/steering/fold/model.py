@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -58,8 +59,8 @@ def fold(
             an ordinary checkpoint of this architecture.
     """
     root = unwrap(model)
-    if not math.isfinite(strength):
-        raise SteeringError(f"strength must be a finite number; got {strength}")
+    if not (isinstance(strength, Real) and math.isfinite(strength)):
+        raise SteeringError(f"a fold has one strength, a finite number; got {strength!r}")
     if Runtime.of(root) is not None:
         raise SteeringError("a steering is attached to the model: detach it before folding")
     check_attachable(steering, root, allow_mismatch=allow_mismatch)

@@ -1,0 +1,62 @@
+"""How often a row gate opens on what is measured: on the very prompts of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.decisions.encode import Encoded, encode_items, encode_text
+from equipoise.decisions.openings import openings
+from equipoise.fairness.evidence import cluster_index, twin_index
+from equipoise.fairness.interval import mean_interval, proportion_interval
+from equipoise.models import Model
+from equipoise.steering import Gate, Steering
+from equipoise.tasks.item import Item
+
+if TYPE_CHECKING:
+    from equipoise.study.measure import Probe
+
+
+def gate_rates(
+    model: Model, probe: Probe, steering: Steering, batch_tokens: int
+) -> dict[str, Any] | None:
+    """Of each kind of prompts, the share a hard gate opens on; how far a soft one opens.
+
+    Returns:
+        ``ambiguous`` and ``unambiguous`` (of the task) and ``capability`` (by name; of documents,
+        their windows), each with ``estimate``, ``low``, ``high`` and ``n``, or null where nothing
+        is asked. None without a gate that decides per row.
+    """
+    gate = steering.gate
+    if gate is None or gate.unit != "row":
+        return None
+
+    def rate(rows: Sequence[Encoded], clusters: np.ndarray) -> dict[str, Any] | None:
+        opens = openings(model, rows, steering, batch_tokens)
+        return _rate(gate, opens, clusters) if len(rows) else None
+
+    def of_items(items: Sequence[Item]) -> dict[str, Any] | None:
+        return rate(encode_items(model, items), twin_index(items))
+
+    def of_texts(texts: Sequence[str]) -> dict[str, Any] | None:
+        windows = [(k, row) for k, text in enumerate(texts) for row in encode_text(model, text)]
+        return rate([row for _, row in windows], cluster_index(str(k) for k, _ in windows))
+
+    items = (*probe.items, *probe.unseen)
+    capability = {name: of_items(questions) for name, questions in probe.questions.items()}
+    capability |= {name: of_texts(texts) for name, texts in probe.texts.items()}
+    return {
+        "ambiguous": of_items([item for item in items if item.ambiguous]),
+        "unambiguous": of_items([item for item in items if not item.ambiguous]),
+        "capability": capability | dict.fromkeys(probe.harness),  # lm-eval asks those itself
+    }
+
+
+def _rate(gate: Gate, opens: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
+    if gate.soft:
+        interval = mean_interval(opens, clusters)
+    else:
+        interval = proportion_interval(opens > 0, clusters)
+    return {**interval.as_dict(), "n": len(opens)}
