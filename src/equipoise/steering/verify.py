@@ -11,39 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.errors import EquipoiseError, SteeringError
-from equipoise.models.backbone import decoder_blocks
 from equipoise.models.model import Model, unwrap
 from equipoise.steering import agreement
-from equipoise.steering.address import Address, activation
 from equipoise.steering.attach.attachment import Attachment
+from equipoise.steering.canary import canary
+from equipoise.steering.check import Check, judged, with_ties
 from equipoise.steering.choices import Recording, Replaying
 from equipoise.steering.fold.model import fold
 from equipoise.steering.prompts import random_prompts
 from equipoise.steering.steering import Steering
-from equipoise.steering.transforms import Additive
 from equipoise.wording import counted
 
 _ROWS, _TOKENS, _NEW = 3, 12, 4
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold.
-
-    Attributes:
-        name: What was checked.
-        ok: Whether it holds; None: it could not be checked, and ``note`` says why.
-        measured: What was measured: a difference as a share of the largest logit, or a count.
-        tolerance: The largest (for ``effect``: the smallest) value that is fine. In half precision
-            it is measured on the model; and a quarter of the effect lost fails in any precision.
-        note: More, for people. "undecided" in a failed check: rounding may be the reason.
-    """
-
-    name: str
-    ok: bool | None
-    measured: float | None = None
-    tolerance: float | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,45 +178,19 @@ class Bench:
         if effect is not None:
             lost = agreement.lost(one.float() - other.float(), effect)
             size = effect.abs().max().item() / self.scale
-        return _judged(name, self.difference(one, other), tolerance, lost, size, note)
+        return judged(name, self.difference(one, other), tolerance, lost, size, note)
 
     def every_site(self) -> Check:
         """A canary, one added at every site, must show in every site's activation."""
-        before: dict[str, Tensor] = {}
-        after: dict[str, Tensor] = {}
-        keys = self.steering.transforms
-        canary = Steering({key: Additive(torch.ones(t.width)) for key, t in keys.items()})
-        with (
-            _spying(self.root, keys, before),
-            canary.applied(self.root),
-            _spying(self.root, keys, after),
-        ):
-            self.logits(self.ids)
-        missed = [k for k in keys if not _sang(before.get(k), after.get(k), Address.parse(k))]
-        idle = self._in_idle_blocks(missed) if missed else []
-        if len(idle) < len(keys):
-            missed = [key for key in missed if key not in idle]
-        note = counted(len(keys), "site")
+        missed, idle = canary(self.root, self.steering, lambda: self.logits(self.ids))
         if missed:
             note = f"not applied at {', '.join(missed)}"
         elif idle:
             note = f"token ids alone do not run the blocks of {', '.join(idle)}"
+        else:
+            note = counted(len(self.steering.transforms), "site")
         ok = None if idle and not missed else not missed
         return Check("applied at every site", ok, len(missed), 0, note)
-
-    def _in_idle_blocks(self, keys: list[str]) -> list[str]:
-        """Those in blocks of which no module runs: cross-attention to an image, say."""
-        blocks = decoder_blocks(self.root)
-        idle = {f"{path}." for path, _ in blocks}
-        handles = [
-            module.register_forward_pre_hook(lambda *_, path=f"{path}.": idle.discard(path))
-            for path, block in blocks
-            for module in block.modules()
-        ]
-        self.logits(self.ids)
-        for handle in handles:
-            handle.remove()
-        return [key for key in keys if f"{Address.parse(key).path}.".startswith(tuple(idle))]
 
     def acts(self) -> Check:
         """The steering changes something."""
@@ -298,7 +251,7 @@ class Bench:
         if check.ok is False and explained and noise > self.tolerance and exact:
             note = f"the base's own cached pass differs by {noise:.2g}, more than by rounding"
             return replace(check, ok=None, note=note)
-        return _with_ties(check, self.tolerance, replay.ties, replay.margin)
+        return with_ties(check, self.tolerance, replay.ties, replay.margin)
 
     def _along(self, strength: float | None) -> tuple[Tensor, Tensor, Tensor, Replaying]:
         """A greedy generation, steered or not (None), and the same tokens without a cache.
@@ -351,27 +304,8 @@ class Bench:
             self.scale,
         )
         off, effect = found.difference / self.scale, found.effect / self.scale
-        check = _judged(name, off, found.tolerance, found.lost, effect)
-        return _with_ties(check, found.tolerance, found.ties, found.margin)
-
-
-def _judged(
-    name: str, off: float, tolerance: float, lost: float, effect: float, note: str = ""
-) -> Check:
-    """Whether a difference is within rounding, and the effect not lost in it."""
-    if lost > agreement.LOST:
-        note = "; ".join(filter(None, (agreement.blame(lost, effect, tolerance), note)))
-    # Written so that NaN fails.
-    return Check(name, off <= tolerance and lost <= agreement.LOST, off, tolerance, note)
-
-
-def _with_ties(check: Check, tolerance: float, ties: int, margin: float) -> Check:
-    """Choices that the other side alone would have made otherwise must have been ties."""
-    if not ties:
-        return check
-    note = f"{ties} top-k choices tie, by {margin:.2g} of the largest score"
-    note = "; ".join(filter(None, (check.note, note)))
-    return replace(check, ok=check.ok and margin <= tolerance, note=note)
+        check = judged(name, off, found.tolerance, found.lost, effect)
+        return with_ties(check, found.tolerance, found.ties, found.margin)
 
 
 def _said(error: Exception) -> str:
@@ -392,30 +326,3 @@ def _plainly(root: Any) -> Iterator[None]:
         yield
     finally:
         root.generation_config = own
-
-
-@contextmanager
-def _spying(root: nn.Module, keys: Any, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Keep the activation each site has when this hook's turn comes."""
-    handles = []
-    for key in keys:
-        address = Address.parse(key)
-
-        def spy(
-            module: nn.Module, args: Any, output: Any = None, key: str = key, at: Address = address
-        ) -> None:
-            seen[key] = at.take(activation(args if at.input else output, module)).clone()
-
-        handles.append(address.register(address.find(root), spy))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _sang(before: Tensor | None, after: Tensor | None, address: Address) -> bool:
-    if before is None or after is None:
-        return False
-    rounding = torch.finfo(before.dtype).eps * (before.float().abs() + 1) * 2
-    return bool(((after.float() - before.float() - 1).abs() <= rounding).all())

@@ -19,7 +19,7 @@ from equipoise.cli.options import (
 from equipoise.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from equipoise.steering.verify import Check
+    from equipoise.steering.check import Check
 
 
 def verify(

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from equipoise.errors import SteeringError
+from equipoise.steering.check import Check
 from equipoise.steering.fold.model import fold
-from equipoise.steering.verify import Check
 from equipoise.steering.vllm.probe import Output, Request, Result
 
 if TYPE_CHECKING:
