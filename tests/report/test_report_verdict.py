@@ -136,7 +136,7 @@ def test_where_the_gate_opens_is_told_and_false_firing_is_a_warning() -> None:
     results["gate"] = {"ambiguous": None, "unambiguous": shut, "capability": {"arc-easy": None}}
     found = finding(results, "How often the gate opens")
     assert found
-    assert found.text == "unambiguous prompts 0.020 [0.010, 0.040] (n = 600)."
+    assert found.text == "On unambiguous prompts 0.020 [0.010, 0.040] (n = 600)."
     results["gate"]["capability"]["mmlu"] = shut | {"estimate": 0.5, "low": 0.4, "high": 0.6}
     found = finding(results, "The gate fires on mmlu")
     assert found

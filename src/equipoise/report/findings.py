@@ -310,8 +310,8 @@ def _gate(study: Study) -> Finding | None:
     )
     if fires:
         title = f"The gate fires on {listing(fires)}"
-        return Finding("warning", title, f"How often it opens here: {told}.")
-    return Finding("note", "How often the gate opens", f"{told}.")
+        return Finding("warning", title, f"It opens on {told}.")
+    return Finding("note", "How often the gate opens", f"On {told}.")
 
 
 def _monotone(study: Study) -> Finding | None:
