@@ -107,6 +107,21 @@ def test_an_audit_claims_no_fairness_that_its_interval_leaves_open(
     assert judge(Study(results)).headline.startswith(says)
 
 
+@pytest.mark.parametrize(("gap", "says"), [
+    ((0.3, 0.2, 0.4), "follows the stereotype"),
+    ((-0.3, -0.4, -0.2), "goes against the stereotype"),
+    ((0.1, -0.1, 0.3), "leans one way or the other by context"),
+    (None, "departs from equal shares"),
+])  # fmt: skip
+def test_an_audit_says_which_way_a_bias_goes_only_where_it_is_known(
+    gap: tuple[float, float, float] | None, says: str
+) -> None:
+    results = samples.audit()
+    (row,) = results["sweep"]
+    row["stereotype_gap"] = gap and dict(zip(("estimate", "low", "high"), gap, strict=True))
+    assert judge(Study(results)).headline.startswith(f"builtin:coreference {says}: ")
+
+
 def test_a_model_that_seldom_answers_does_not_pass_for_balanced() -> None:
     results = samples.audit()
     (row,) = results["sweep"]

@@ -48,3 +48,8 @@ def test_round_trip(text):
 def test_nonsense_is_refused(text):
     with pytest.raises(SteeringError, match="token scope"):
         Scope.parse(text)
+
+
+def test_no_scope_can_be_made_that_could_not_be_read_back():
+    with pytest.raises(SteeringError, match="holds no position"):
+        Scope(frozenset(), (3, 3))

@@ -110,6 +110,21 @@ def test_the_models_own_generation_settings_do_not_matter():
     assert model.generation_config.num_beams == 2
 
 
+def test_compiled_code_is_what_is_checked():
+    model, ran = build("llama", num_hidden_layers=1), []
+
+    def counting(graph, inputs):
+        def run(*args):
+            ran.append(graph)
+            return graph(*args)
+
+        return run
+
+    torch.compiler.reset()
+    assert verify(torch.compile(model, backend=counting), random_steering(model)).ok
+    assert ran
+
+
 def test_dropout_is_off_meanwhile():
     model = build("gpt2").train()
     model.transformer.h[0].eval()

@@ -172,9 +172,13 @@ def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):
 
     (used / "model-00001-of-00002.safetensors").write_bytes(b"of an older checkpoint")
     (used / "vocab.txt").write_text("of an older checkpoint")
+    mine = ["my_training_config.json", "model-ema.safetensors", "tokenizer_notes.txt"]
+    for name in mine:
+        (used / name).write_text("mine")
     fold_checkpoint(bundled, steering, STRENGTH, used, overwrite=True)
     assert (used / "notes.txt").read_text() == "mine"
-    assert [p.name for p in used.glob("*.safetensors")] == ["model.safetensors"]
+    assert all((used / name).read_text() == "mine" for name in mine)
+    assert [p.name for p in used.glob("model-0*")] == []
     assert not (used / "vocab.txt").exists()
     assert AutoTokenizer.from_pretrained(used)("a").input_ids
     assert list(tmp_path.iterdir()) == [used]
@@ -202,6 +206,8 @@ def test_files_of_a_processor_that_cannot_be_loaded_are_copied(
     model = load(str(tmp_path / "base"))
     fold_checkpoint(model, random_steering(model.hf), STRENGTH, tmp_path / "out")
     assert (tmp_path / "out" / "preprocessor_config.json").read_text() == "{}"
+    shutil.rmtree(tmp_path / "base")  # the model is in memory
+    fold_checkpoint(model, random_steering(model.hf), STRENGTH, tmp_path / "again")
 
 
 def test_a_failed_overwrite_keeps_the_old_checkpoint(bundled, steering, tmp_path, monkeypatch):

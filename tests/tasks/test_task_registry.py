@@ -131,7 +131,7 @@ def test_a_file_called_like_a_task_is_none(tiny, tmp_path, name):
     rows = [ROW, open_one | {"sides": ["anti", "pro"]}]
     path.write_text("\n".join(map(json.dumps, rows)))
     task = load_task(path)
-    assert task.name == f"{name}.jsonl"
+    assert task.name == f"{name} (file)"
     (row,) = audit(tiny, task).rows
     assert "benchmark" not in row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,17 +44,30 @@ def row_decisions(
 
 
 def openings(
-    model: Model, rows: Sequence[Encoded], steering: Steering, batch_tokens: int
+    model: Model,
+    rows: Sequence[Encoded],
+    steering: Steering,
+    batch_tokens: int,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """What a steering's row gate says of n encoded rows, in [0, 1]: float64 [n]."""
+    """What a steering's row gate says of n encoded rows, in [0, 1]: float64 [n].
+
+    ``progress`` is called with the number of rows just read.
+    """
     with steering.applied(model, strength=0.0) as attachment, torch.inference_mode():
         if attachment.row_gate is None:
             raise SteeringError("this steering has no gate that decides per row")
-        found = _ask(model.hf, rows, attachment.row_gate, batch_tokens)
+        found = _ask(model.hf, rows, attachment.row_gate, batch_tokens, progress)
     return found.double().cpu().numpy()
 
 
-def _ask(model: nn.Module, rows: Sequence[Encoded], gate: RowGate, batch_tokens: int) -> Tensor:
+def _ask(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    gate: RowGate,
+    batch_tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)
@@ -64,4 +77,6 @@ def _ask(model: nn.Module, rows: Sequence[Encoded], gate: RowGate, batch_tokens:
         read = partial(forward, model, ids, mask, positions, use_cache=False)
         told = Forward(ids.shape[0], ids.shape[1], device, attention=mask)
         found[index] = gate.ask(read, told).to(device)
+        if progress is not None:
+            progress(len(index))
     return found

@@ -90,7 +90,7 @@ def choose_strength(
         where = "no strength but 0" if known else "no strength"
         return none(f"{metric} is known at {where} ({why_undefined(unknown)})")
     if not any(p.limits for p in steered):
-        return none("no capability and no unambiguous accuracy was measured")
+        return none("no capability or unambiguous item is among what a strength is chosen by")
     candidates = [p for p in known if p.strength == 0 or p.fits(max_drop)]
     if interpolate:
         for left, right in itertools.pairwise(known):

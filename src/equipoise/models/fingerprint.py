@@ -32,7 +32,8 @@ def fingerprint(model: Model | nn.Module) -> str:
         if parameter.is_meta:
             raise SteeringError(
                 f"{name} is on the meta device or offloaded, so its weights cannot be compared to "
-                "those the steering was made for; allow the mismatch to go on without"
+                "those the steering was made for; allow the mismatch (--allow-mismatch) to go on "
+                "without"
             )
         structure.update(f"{name}{tuple(parameter.shape)}".encode())
         samples.append(_sample(parameter))
@@ -48,12 +49,12 @@ def explain(expected: str, found: str, name: str) -> str:
         return (
             f"{made_for}; this model's parameters have other names or shapes, also where nothing "
             "is steered (folded, with an adapter, with another vocabulary?): load the model it was "
-            "made for, or allow the mismatch"
+            "made for, or allow the mismatch (--allow-mismatch)"
         )
     return (
         f"{made_for}; this model has its shapes but other weights (folded, trained further, or "
-        "float16 or quantised): load the model it was made for, or allow the mismatch if it is a "
-        "fine-tune of it"
+        "float16 or quantised): load the model it was made for, or allow the mismatch "
+        "(--allow-mismatch) if it is a fine-tune of it"
     )
 
 

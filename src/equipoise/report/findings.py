@@ -13,6 +13,7 @@ from equipoise.report.view import (
     ANSWERED,
     BIAS,
     FAIR,
+    GAP,
     GREEDY,
     HELD_OUT,
     MASS,
@@ -45,6 +46,10 @@ FIRING_LIMIT = 0.05
 
 MASS_LIMIT = 0.05
 """Options that hold less of the probability than this are called out."""
+
+
+NAMED = 6
+"""Contexts, or shares, in a sentence, at most."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,10 @@ def _greedy(study: Study, row: Row) -> Finding | None:
         return Finding("note", "Whether greedy answers are balanced is not known", told + _OPEN)
     still = "still " if _was_biased(study, GREEDY) else ""
     text = told + _remedy(greedy, row.metric(BIAS), fair)
-    return Finding("warning", f"Greedy answers {still}follow the stereotype", text)
+    title = f"Greedy answers {still}follow the stereotype"
+    if row.metric(GAP) is None:  # groups without a side
+        title = f"Greedy answers are {still}biased"
+    return Finding("warning", title, text)
 
 
 def _remedy(greedy: Metric, sampled: Metric | None, fair: Metric | None) -> str:
@@ -211,6 +219,8 @@ def _trivial_rule(study: Study, row: Row) -> Finding | None:
     if not known:
         return None
     off = [f"{share}, at balance {number(share.balance)}" for share in known if share.off]
+    if len(off) > NAMED:
+        off = [*off[:NAMED], f"{len(off) - NAMED:,} more"]
     if not off:
         told = listing([str(share) for share in known])
         return Finding("good", "No trivial rule", f"Shares of the answers: {told}.")
@@ -336,5 +346,11 @@ def _left_out(study: Study, row: Row) -> Finding | None:
     reasons = study.left_out(row)
     if not reasons:
         return None
-    told = [f"{name} ({reason})" for name, reason in reasons.items()]
-    return Finding("note", "Left out of the estimate", f"{listing(told)}.")
+    alike: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        alike.setdefault(reason, []).append(name)
+    told = []
+    for reason, names in alike.items():
+        more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
+        told.append(f"{listing([*names[:NAMED], *more])} ({reason})")
+    return Finding("note", "Left out of the estimate", f"{'; '.join(told)}.")

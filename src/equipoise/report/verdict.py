@@ -13,6 +13,7 @@ from equipoise.report.view import (
     ANSWERED,
     BIAS,
     FAIR,
+    GAP,
     HELD_OUT,
     UNAMBIGUOUS,
     Metric,
@@ -121,7 +122,7 @@ def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, s
     if bias is None:
         return "The bias is undefined", f"{_why_undefined(row)} {_costs(study, row)}".strip()
     if not _at_parity(bias):
-        said = f"{study.model} follows the stereotype"
+        said = f"{study.model} {_departs(study, row)}"
     elif balanced(bias):
         said = f"{study.model} shows no bias beyond chance"
     else:
@@ -130,6 +131,18 @@ def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, s
         said = f"{study.model} seldom picks anyone"
     headline = f"{said}: per-occupation bias {estimate(bias)}{_among_answers(row)}"
     return headline, f"{with_interval(bias)} on {study.task}, {_parity(bias)}. {_costs(study, row)}"
+
+
+def _departs(study: Study, row: Row) -> str:
+    """How it departs from parity: a bias has no direction, the pooled gap has."""
+    gap = row.metric(GAP)
+    if gap is None:
+        return "departs from the wanted shares" if study.target else "departs from equal shares"
+    if (gap.low or 0) > 0:
+        return "follows the stereotype"
+    if gap.high is not None and gap.high < 0:
+        return "goes against the stereotype"
+    return "leans one way or the other by context"
 
 
 def _benchmark_headline(row: Row, parts: Sequence[Figures]) -> tuple[str, str]:

@@ -187,7 +187,9 @@ def _locate(source: str | PathLike[str], revision: str | None) -> Path:
     if folder.is_dir():
         missing = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
         if missing:
-            raise SteeringError(f"{folder} is no steering: {' and '.join(missing)} missing")
+            within = folder / "steering"
+            hint = f"; {within} is one" if (within / CONFIG).is_file() else ""
+            raise SteeringError(f"{folder} is no steering: {' and '.join(missing)} missing{hint}")
         return folder
     text = str(source)
     if folder.is_file():

@@ -51,9 +51,11 @@ def _in_idle_blocks(root: nn.Module, keys: list[str], run: Callable[[], Any]) ->
         for path, block in blocks
         for module in block.modules()
     ]
-    run()
-    for handle in handles:
-        handle.remove()
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
     return [key for key in keys if f"{Address.parse(key).path}.".startswith(tuple(idle))]
 
 

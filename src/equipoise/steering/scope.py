@@ -31,6 +31,11 @@ class Scope:
     parts: frozenset[str] = frozenset({"all"})
     positions: tuple[int, int | None] | None = None
 
+    def __post_init__(self) -> None:
+        start, stop = self.positions or (0, None)
+        if stop is not None and stop <= start:
+            raise SteeringError(f"token scope positions:{start}:{stop} holds no position")
+
     @classmethod
     def parse(cls, text: str | Scope) -> Scope:
         """Read ``"all"``, ``"last_prompt+generated"``, ``"positions:0:8"``, ``"mask"``, ...
@@ -48,10 +53,7 @@ class Scope:
             if span:
                 if positions is not None:
                     raise SteeringError(f"token scope {text!r}: one span of positions, not several")
-                start, stop = int(span["start"]), int(span["stop"]) if span["stop"] else None
-                if stop is not None and stop <= start:
-                    raise SteeringError(f"token scope {text!r}: {word} holds no position")
-                positions = start, stop
+                positions = int(span["start"]), int(span["stop"]) if span["stop"] else None
             elif word in _PARTS:
                 parts.add(word)
             else:

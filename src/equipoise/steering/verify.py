@@ -79,6 +79,7 @@ def verify(
     """
     from equipoise.steering.vllm.check import vllm_checks  # it measures as this module does
 
+    called = model.hf if isinstance(model, Model) else model
     root = unwrap(model)
     if input_ids is not None and (input_ids.ndim != 2 or min(input_ids.shape) < 2):
         raise SteeringError(
@@ -90,7 +91,7 @@ def verify(
     steering.attach(root, omega, allow_mismatch=allow_mismatch).detach()
     ids = random_prompts(root, _ROWS, _TOKENS) if input_ids is None else input_ids
     with torch.no_grad(), agreement.at_rest(root):
-        bench = Bench(root, Steering(steering.transforms, steering.scope), omega, ids)
+        bench = Bench(called, Steering(steering.transforms, steering.scope), omega, ids)
         checks = (
             bench.every_site(),
             bench.acts(),
@@ -108,7 +109,8 @@ class Bench:
     """The model, the steering with its gate held open, and prompts to compare them on.
 
     Attributes:
-        root: The model, with nothing attached.
+        called: What is called: the model with nothing attached, or what wraps it (torch.compile).
+        root: The model itself.
         steering: The steering.
         strength: ω.
         ids: int64 [rows, tokens].
@@ -119,8 +121,10 @@ class Bench:
     """
 
     @torch.no_grad()
-    def __init__(self, root: nn.Module, steering: Steering, strength: float, ids: Tensor) -> None:
-        self.root, self.steering, self.strength, self.ids = root, steering, strength, ids
+    def __init__(self, called: nn.Module, steering: Steering, strength: float, ids: Tensor) -> None:
+        self.called, self.root = called, unwrap(called)
+        self.steering, self.strength, self.ids = steering, strength, ids
+        root = self.root
         try:
             self.base = self.logits(ids)
         except EquipoiseError:
@@ -140,7 +144,7 @@ class Bench:
 
     def logits(self, ids: Tensor) -> Tensor:
         """Of a pass without a cache."""
-        return self.root(input_ids=ids, use_cache=False).logits
+        return self.called(input_ids=ids, use_cache=False).logits
 
     @contextmanager
     def steered(self, strength: Any, rows: slice = slice(None)) -> Iterator[Attachment]:

@@ -65,6 +65,8 @@ def allowed(given: Anchors, task: Task, capability: Sequence[Capability]) -> Anc
     Left out is what the task or a capability keeps for choosing and judging, and what the task
     asks the fit to change. Prompts and texts are compared word by word.
     """
+    if not given:
+        return given
     later = list(task.split(*_LATER))
     later += [item for one in capability for item in one.items if item.split in _LATER]
     texts = [item.prompt for item in later] + [prompt.prompt for prompt in task.prompts]

@@ -11,6 +11,7 @@ from equipoise.decisions.encode import Encoded, encode_items, encode_text
 from equipoise.decisions.openings import openings
 from equipoise.fairness.evidence import cluster_index, twin_index
 from equipoise.fairness.interval import mean_interval, proportion_interval
+from equipoise.methods.method import Report, counting
 from equipoise.models import Model
 from equipoise.steering import Gate, Steering
 from equipoise.tasks.item import Item
@@ -18,9 +19,12 @@ from equipoise.tasks.item import Item
 if TYPE_CHECKING:
     from equipoise.study.measure import Probe
 
+_Pool = tuple[Sequence[Encoded], np.ndarray]
+"""Encoded rows, and the cluster of each: int [n]."""
+
 
 def gate_rates(
-    model: Model, probe: Probe, steering: Steering, batch_tokens: int
+    model: Model, probe: Probe, steering: Steering, batch_tokens: int, report: Report | None = None
 ) -> dict[str, Any] | None:
     """Of each kind of prompts, the share a hard gate opens on; how far a soft one opens.
 
@@ -33,24 +37,34 @@ def gate_rates(
     if gate is None or gate.unit != "row":
         return None
 
-    def rate(rows: Sequence[Encoded], clusters: np.ndarray) -> dict[str, Any] | None:
-        opens = openings(model, rows, steering, batch_tokens)
-        return _rate(gate, opens, clusters) if len(rows) else None
+    def of_items(items: Sequence[Item]) -> _Pool:
+        return encode_items(model, items), twin_index(items)
 
-    def of_items(items: Sequence[Item]) -> dict[str, Any] | None:
-        return rate(encode_items(model, items), twin_index(items))
-
-    def of_texts(texts: Sequence[str]) -> dict[str, Any] | None:
+    def of_texts(texts: Sequence[str]) -> _Pool:
         windows = [(k, row) for k, text in enumerate(texts) for row in encode_text(model, text)]
-        return rate([row for _, row in windows], cluster_index(str(k) for k, _ in windows))
+        return [row for _, row in windows], cluster_index(str(k) for k, _ in windows)
 
     items = (*probe.items, *probe.unseen)
-    capability = {name: of_items(questions) for name, questions in probe.questions.items()}
-    capability |= {name: of_texts(texts) for name, texts in probe.texts.items()}
-    return {
+    pools = {
         "ambiguous": of_items([item for item in items if item.ambiguous]),
         "unambiguous": of_items([item for item in items if not item.ambiguous]),
-        "capability": capability | dict.fromkeys(probe.harness),  # lm-eval asks those itself
+    }
+    capability = {name: of_items(questions) for name, questions in probe.questions.items()}
+    capability |= {name: of_texts(texts) for name, texts in probe.texts.items()}
+    told = counting(
+        report, "gate", sum(len(rows) for rows, _ in (*pools.values(), *capability.values()))
+    )
+
+    def rate(pool: _Pool) -> dict[str, Any] | None:
+        rows, clusters = pool
+        if not rows:
+            return None
+        return _rate(gate, openings(model, rows, steering, batch_tokens, told), clusters)
+
+    rates = {name: rate(pool) for name, pool in capability.items()}
+    return {
+        **{name: rate(pool) for name, pool in pools.items()},
+        "capability": rates | dict.fromkeys(probe.harness),  # lm-eval asks those itself
     }
 
 

@@ -237,6 +237,8 @@ def sweep(
                 rows += measured(choosing, [between], "between").rows
                 rows.sort(key=lambda row: float(row["strength"]))
     found = measured(judging, ladder, "sweep")
+    batch_tokens = (settings or Settings()).batch_tokens
+    rates = gate_rates(model, judging, steering, batch_tokens, report)
     data = results(
         model,
         task,
@@ -247,7 +249,7 @@ def sweep(
         worst_items=worst_items(found, ladder[-1]),
         split="test",
         notes=list(steering.info.extra.get("notes") or ()),
-        gate=gate_rates(model, judging, steering, (settings or Settings()).batch_tokens),
+        gate=rates,
     )
     result = Result(data, rows)
     if max_capability_drop is not None:

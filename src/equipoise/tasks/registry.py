@@ -202,7 +202,7 @@ def load_task(
             read_jsonl, f"task file {name_or_file}", options, path=Path(name_or_file)
         )
         if task.name in _TASKS:  # which may have scores that only its own items can be given
-            task = replace(task, name=Path(name_or_file).name)
+            task = replace(task, name=f"{task.name} (file)")
     else:
         source = _named(str(name_or_file))
         given = {"data": _data_of(source, data)} if source.takes_data else {}

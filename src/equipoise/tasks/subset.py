@@ -82,7 +82,10 @@ def take_evenly(
     twins = _twins(items)
     if contexts is None:
         contexts = _contexts(items)
-    queues: dict[str, list[str]] = {context: [] for context in sorted(contexts)}
+    order = sorted(contexts)
+    if len(order) > quota:  # not all have a turn: which, is no matter of the alphabet
+        order.sort(key=lambda context: unit_hash("subset", seed, context))
+    queues: dict[str, list[str]] = {context: [] for context in order}
     for twin in sorted(twins, key=lambda name: unit_hash("subset", seed, name), reverse=True):
         for context in _contexts(twins[twin]) & set(queues):
             queues[context].append(twin)

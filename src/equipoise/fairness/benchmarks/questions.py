@@ -14,7 +14,7 @@ def question_scores(decisions: Decisions) -> dict[str, Any]:
     """Share of right answers over all questions and, where there are several, per subject.
 
     Args:
-        decisions: On items that all have an answer; their first context is the subject.
+        decisions: On items; those without an answer do not count. The first context is the subject.
 
     Returns:
         ``pooled`` and, of several subjects, ``by_subject`` of ``accuracy`` with ``estimate``,
@@ -23,9 +23,10 @@ def question_scores(decisions: Decisions) -> dict[str, Any]:
     Raises:
         EquipoiseError: Scores that are not log-probabilities.
     """
+    decisions = decisions.subset(lambda item: item.answer is not None)
     right = greedy_picks(decisions) == np.array([item.answer for item in decisions.items])
     twins = np.array(twins_of(decisions.items), dtype=object)
-    subjects = np.array([item.contexts[0] for item in decisions.items], dtype=str)
+    subjects = np.array([(item.contexts or ("",))[0] for item in decisions.items], dtype=str)
     names = np.unique(subjects)
     scores: dict[str, Any] = {"pooled": {"accuracy": share(right, list(twins))}}
     if len(names) > 1:

@@ -60,7 +60,7 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
                 "and changes nothing (raise kl_anchor or kl_ambiguous, or lower learning_rate)",
                 stacklevel=2,
             )
-        how = f"ω = 1 is {strength:.3g} of the trained map"
+        how = "held" if strength == 1 else f"ω = 1 is {strength:.3g} of the trained map"
     else:
         (kl,) = measure([1.0])
         how = "held by dual ascent" if budget.holds(kl) else "NOT held by dual ascent"

@@ -99,7 +99,7 @@ def build_gate(
     for examples in (train, held_out):
         refuse_infinite(examples.h, site)
     gate, judged = _fit(site, train, held_out, options, query)
-    small, small_bind = judged.small_kinds(options.false_firing)
+    small, small_bind = judged.small_kinds(None if options.soft else options.false_firing)
     left_out: dict[str, Rate] = {}
     for kind in train.negative_kinds if len(train.negative_kinds) > 1 else ():
         known, _ = _fit(site, _without(train, kind), _without(held_out, kind), options, query)

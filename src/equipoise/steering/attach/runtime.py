@@ -120,7 +120,8 @@ class Runtime:
             for handle in self._handles:
                 handle.remove()
             for root in self._proxied:
-                if isinstance(vars(root).get("generate"), SteeredGenerate):
+                own = vars(root).get("generate")
+                if isinstance(own, SteeredGenerate) and own.runtime is self:
                     del root.generate
             if vars(self.backbone).get(_SLOT) is self:
                 delattr(self.backbone, _SLOT)
@@ -267,8 +268,9 @@ class Runtime:
 
     def _close(self, opener: nn.Module, *, failed: bool) -> None:
         # While torch handles an exception it walks through the very hooks.
-        if self.passes.close(opener) and not failed and self.passes.changing:
-            self._clean()
+        with LOCK:
+            if self.passes.close(opener) and not failed and self.passes.changing:
+                self._clean()
 
     def __getstate__(self) -> dict[str, Any]:
         passing = ("_local", "_generating")

@@ -37,8 +37,10 @@ _ROWS, _TOKENS = 2, 16
 _PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 # What transformers would read of an older checkpoint beside the files of a new one.
 _REPLACED = (
-    *("model*.safetensors", "model.safetensors.index.json", "*config.json", "*chat_template*"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"),
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates", *_PROCESSOR),
 )
 
 
@@ -192,7 +194,10 @@ def check_target(target: Path, source: str, *, overwrite: bool) -> None:
     if (target / "steering_config.json").exists():
         raise SteeringError(f"{target} holds a steering: fold into another folder")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise SteeringError(f"{target} is there already: name another folder, or overwrite it")
+        raise SteeringError(
+            f"{target} exists and is not empty; give another folder, or overwrite (--overwrite) to "
+            "replace a checkpoint there"
+        )
 
 
 @contextmanager
@@ -235,14 +240,17 @@ def _copy_processor(model: Model, folder: Path) -> None:
     from transformers.utils import cached_file
 
     for name in _PROCESSOR:
-        found = cached_file(
-            model.hf.name_or_path,
-            name,
-            revision=model.revision,
-            local_files_only=True,  # the tokenizer's files are from there, so it is cached
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        try:
+            found = cached_file(
+                model.hf.name_or_path,
+                name,
+                revision=model.revision,
+                local_files_only=True,  # the tokenizer's files are from there, so it is cached
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except OSError:  # a folder that is gone by now
+            found = None
         if found is not None:
             shutil.copyfile(found, folder / name)
 
