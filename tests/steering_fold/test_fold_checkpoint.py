@@ -220,6 +220,20 @@ def test_a_failed_overwrite_keeps_the_old_checkpoint(bundled, steering, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_is_there_is_replaced_from_within(bundled, steering, tmp_path, monkeypatch):
+    """A target may be a link to another file system, to which nothing can be moved at once."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    staged, move = [], module._move
+    monkeypatch.setattr(
+        module, "_move", lambda folder, to: (staged.append(folder), move(folder, to))
+    )
+    fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
+    assert [folder.parent for folder in staged] == [tmp_path / "out"]
+    assert (tmp_path / "there" / "config.json").is_file()
+    assert not list((tmp_path / "there").glob(".*"))
+
+
 def test_another_models_steering_is_refused(bundled, steering, tmp_path):
     steering.info.fingerprint = "0" * 64
     with pytest.raises(SteeringError, match="this steering was made for"):

@@ -205,7 +205,9 @@ def _beside(target: Path) -> Iterator[Path]:
     """A scratch folder on the target's file system, gone afterwards unless moved."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # A target that is there may be a link to another file system, or a mount of its own.
+        within = target if target.is_dir() else target.parent
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=within))
     except OSError as error:
         raise SteeringError(f"cannot write {target}: {error.strerror or error}") from error
     try:
