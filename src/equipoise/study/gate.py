@@ -45,27 +45,22 @@ def gate_rates(
         return [row for _, row in windows], cluster_index(str(k) for k, _ in windows)
 
     items = (*probe.items, *probe.unseen)
-    pools = {
-        "ambiguous": of_items([item for item in items if item.ambiguous]),
-        "unambiguous": of_items([item for item in items if not item.ambiguous]),
-    }
-    capability = {name: of_items(questions) for name, questions in probe.questions.items()}
-    capability |= {name: of_texts(texts) for name, texts in probe.texts.items()}
-    told = counting(
-        report, "gate", sum(len(rows) for rows, _ in (*pools.values(), *capability.values()))
-    )
-
-    def rate(pool: _Pool) -> dict[str, Any] | None:
-        rows, clusters = pool
-        if not rows:
-            return None
-        return _rate(gate, openings(model, rows, steering, batch_tokens, told), clusters)
-
-    rates = {name: rate(pool) for name, pool in capability.items()}
-    return {
-        **{name: rate(pool) for name, pool in pools.items()},
-        "capability": rates | dict.fromkeys(probe.harness),  # lm-eval asks those itself
-    }
+    pools = [
+        of_items([item for item in items if item.ambiguous]),
+        of_items([item for item in items if not item.ambiguous]),
+        *map(of_items, probe.questions.values()),
+        *map(of_texts, probe.texts.values()),
+    ]
+    rows = [row for encoded, _ in pools for row in encoded]
+    opens = openings(model, rows, steering, batch_tokens, counting(report, "gate", len(rows)))
+    parts = np.split(opens, np.cumsum([len(encoded) for encoded, _ in pools])[:-1])
+    rates = [
+        _rate(gate, part, clusters) if len(part) else None
+        for part, (_, clusters) in zip(parts, pools, strict=True)
+    ]
+    capability = dict(zip((*probe.questions, *probe.texts), rates[2:], strict=True))
+    capability |= dict.fromkeys(probe.harness)  # lm-eval asks those itself
+    return {"ambiguous": rates[0], "unambiguous": rates[1], "capability": capability}
 
 
 def _rate(gate: Gate, opens: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
