@@ -29,6 +29,7 @@ def both(tmp_path_factory):
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",  # An abort in C++ says where it was.
     }
     started = [
         subprocess.Popen(
