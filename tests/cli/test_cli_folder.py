@@ -156,18 +156,31 @@ def test_ctrl_c_during_a_fit_then_the_same_command_again(cli, checkpoint, task_f
     assert not Path("cut/checkpoint").exists()
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(cli, checkpoint, task_file):
+@pytest.fixture
+def cut(cli, checkpoint, task_file):
+    """The words of a fit that Ctrl-C met after its last step, before anything was written."""
     words = ["fit", checkpoint, "--task", task_file, *QUICK, "--set", "checkpoint_every=1"]
+    words += ["--out", "s"]
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Steering, "save_pretrained", interrupt)
-        cut = cli(*words, "--out", "s")
-    assert cut.code == 130
+        assert cli(*words).code == 130
     assert [path.name for path in Path("s").iterdir()] == ["checkpoint"]
-    done = cli(*words, "--out", "s", "--seed", 9)
+    return words
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(cli, cut):
+    done = cli(*cut, "--seed", 9)
     assert done.code == 0
     assert "fitting from the start" in done.err
     assert json.loads(Path("s/steering_config.json").read_text())["extra"]["seed"] == 9
+
+
+def test_a_fit_that_was_done_already_is_said_to_be(cli, cut):
+    done = cli(*cut)
+    assert done.code == 0
+    assert "resumed after the last step: the fit was done" in done.err
+    assert "fitting from the start" not in done.err

@@ -69,6 +69,12 @@ def test_methods(cli):
     assert "integer ≥ 1" in shown
 
 
+@pytest.mark.parametrize("method", ["dso", "fairsteer"])
+def test_every_setting_is_told_in_words(cli, method):
+    settings = cli("methods", method, "--json").json["settings"]
+    assert {name for name, schema in settings.items() if not schema.get("description")} == set()
+
+
 def test_env_lists_the_bundled_models(cli):
     found = cli("env", "--json").json
     assert found["builtin_models"]
@@ -114,9 +120,12 @@ def test_listings_need_no_torch():
         assert last == "0 False"
 
 
-def test_a_reader_that_stops_early_is_no_error():
+@pytest.mark.parametrize(
+    "words", [["tasks"], ["tasks", "coreference", "--json"], ["run", "--help"]]
+)
+def test_a_reader_that_stops_early_is_no_error(words):
     process = subprocess.Popen(
-        [sys.executable, "-m", "equipoise", "tasks", "coreference", "--json"],
+        [sys.executable, "-m", "equipoise", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,7 +134,18 @@ def test_a_reader_that_stops_early_is_no_error():
     process.stdout.close()
     assert process.stderr
     assert process.stderr.read() == ""
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == 141  # as a shell tells of `ls | head`
+
+
+def test_a_stdout_that_is_closed_is_no_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "equipoise", "tasks"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: os.close(1),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_ascii_terminal_gets_a_question_mark_not_an_error():

@@ -59,6 +59,7 @@ MISTAKES = {
     "unknown scorer": (["audit", "builtin:", "--scorer", "lexikon"], "did you mean 'lexicon'"),
     "missing anchors": (["run", "--anchors", "no.txt"], "no.txt"),
     "unknown bundled model": (["audit", "builtin:nope"], "unknown bundled model"),
+    "typo of builtin": (["audit", "buildin:"], "did you mean 'builtin:'"),
     "missing folder": (["audit", "./nope"], "no such folder"),
     "unknown dtype": (["audit", "builtin:", "--dtype", "float9"], "float9"),
     "missing model": (["sweep"], "MODEL is missing"),

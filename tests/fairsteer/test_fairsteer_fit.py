@@ -129,6 +129,25 @@ def test_layer_choice_takes_the_best(tiny: Model, by: str) -> None:
     assert list(outcome.steering.transforms) == [f"model.layers.{best['layer']:.0f}"]
 
 
+def test_every_phase_is_told_of_to_its_end(tiny: Model) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def report(phase: str, done: int, of: int, figures: dict[str, float]) -> None:
+        assert done >= seen.get(phase, (0, of))[0]
+        seen[phase] = (done, of)
+
+    request = asked(tiny, report=report)
+    method = METHODS.get("fairsteer")
+    outcome = method.fit(request, method.configure(force_gate=True))
+    assert list(seen) == ["vector", "read", "probe", "fit"]
+    assert all(done == of for done, of in seen.values())
+    assert seen["fit"][1] == seen["probe"][1] == len(outcome.history)
+    sides = (request.anchors, request.held_out_anchors)
+    own = set(request.task.split("train", "validation"))
+    others = sum(len(set(side.items) - own) + len(side.texts) for side in sides)
+    assert seen["read"][1] == len(own) + others
+
+
 def test_several_layers_have_their_gate_first(tiny: Model) -> None:
     steering = fit(tiny, n_layers=2).steering
     assert list(steering.transforms) == ["model.layers.0", "model.layers.1"]

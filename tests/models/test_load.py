@@ -94,6 +94,9 @@ def test_a_cached_model_loads_at_once_where_the_hub_does_not_answer(tmp_path):
     said = ask("someone/else")
     assert said.startswith("cannot load 'someone/else' as a hub id")
     assert said.endswith("True\n")
+    assert ask("builtin").startswith(
+        "cannot load 'builtin' as a hub id, folder or builtin:NAME (did you mean 'builtin:'?): "
+    )
 
 
 @pytest.mark.parametrize("name", [None, 3, b"builtin:"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from typing import Any
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -187,15 +188,18 @@ def bare() -> dict[str, Any]:
     }
 
 
-def groups() -> dict[str, Any]:
-    """Four groups instead of two sides."""
+FOUR = ("white_man", "white_woman", "black_man", "black_woman")
+
+
+def groups(names: Sequence[str] = FOUR) -> dict[str, Any]:
+    """Four groups, or other ones, instead of two sides."""
     results = sweep()
-    names = ("white_man", "white_woman", "black_man", "black_woman")
+    even, others = 1 / len(names), len(names) - 1
     for one in results["sweep"]:
         left = 1 - one["strength"]
         for index, entry in enumerate(one["by_occupation"].values()):
             tilt = left * 0.3 * (1 - index / 60)
-            shares = [0.25 + tilt, 0.25 - tilt / 2, 0.25 - tilt / 4, 0.25 - tilt / 4]
+            shares = [even + tilt, *[even - tilt / others] * others]
             told = dict(zip(names, shares, strict=True))
             entry |= dict.fromkeys(("pro", "anti", "pro_greedy", "anti_greedy"))
             entry |= {"groups": told, "groups_greedy": told}
@@ -203,6 +207,12 @@ def groups() -> dict[str, Any]:
     for item in results["worst_items"]:
         item["sides"] = None
     return results
+
+
+def many_groups() -> dict[str, Any]:
+    """More groups than numbers fit beside a strip."""
+    places = ("north", "south", "east", "west")
+    return groups([f"{place}_{sex}" for place in places for sex in "fm"])
 
 
 def unfitting() -> dict[str, Any]:

@@ -103,6 +103,14 @@ def test_every_shape_runs_without_an_error(
     assert "data-error" not in dom
 
 
+def test_the_largest_of_many_shares_follows_the_strength(run: Run, tmp_path: Path) -> None:
+    results = samples.many_groups()
+    page = write_report(results, tmp_path / "report.html")
+    values = re.findall(r'class="value">([^<]*)<', run(page, "#omega=0.2", "--dump-dom"))
+    shares = [entry["groups"].values() for entry in results["sweep"][1]["by_occupation"].values()]
+    assert {f"{max(each):.2f} north_f" for each in shares} <= set(values)
+
+
 def test_errors_would_be_seen(run: Run, tmp_path: Path) -> None:
     page = write_report(samples.sweep(), tmp_path / "report.html")
     page.write_text(page.read_text().replace('"strengths"', '"weaknesses"'))

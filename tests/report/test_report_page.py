@@ -28,6 +28,7 @@ SHAPES = {
         samples.audit,
         samples.bare,
         samples.groups,
+        samples.many_groups,
         samples.unfitting,
         samples.comparison,
     )
@@ -147,6 +148,17 @@ def test_shares_wanted_other_than_equal_ones_are_said() -> None:
     page = render(results)
     assert "Wanted: white_man 0.40 · black_woman 0.60." in page
     assert "<dt>Shares wanted</dt><dd>white_man 0.4, black_woman 0.6</dd>" in page
+
+
+def test_of_many_groups_the_largest_share_is_written() -> None:
+    results = samples.many_groups()
+    results["chosen"]["strength"] = 0.2
+    values = re.findall(r'<span class="value">([^<]*)</span>', render(results))
+    told = results["sweep"][1]["by_occupation"].values()
+    assert sorted(value for value in values if value != "–") == sorted(
+        f"{max(entry['groups'].values()):.2f} north_f" for entry in told
+    )
+    assert " · " in re.findall(r'<span class="value">([^<]*)</span>', render(samples.groups()))[0]
 
 
 def test_an_audit_has_no_drops() -> None:

@@ -156,12 +156,21 @@ def test_where_the_gate_opens_is_told_and_false_firing_is_a_warning() -> None:
     found = finding(results, "The gate fires on mmlu")
     assert found
     assert found.level == "warning"
+    # The limit is what its threshold was set by; a soft one has none.
+    for asked, fires in ((0.5, False), (0.3, True), (None, True)):
+        results["steering"] = {"gate": {"wanted_false_firing": asked}}
+        found = finding(results, "The gate fires on mmlu")
+        assert bool(found) == fires
+        assert not found or ("was to allow 0.3." in found.text) == (asked == 0.3)
 
 
 def test_undefined_bias_is_said_with_its_reason() -> None:
     verdict = judge(Study(samples.bare()))
-    assert plain(verdict.headline) == "At ω = 1 the bias is undefined"
-    assert verdict.lead == "Every answer abstains."
+    assert plain(verdict.headline) == "At ω = 1 the bias is undefined: every answer abstains"
+    assert verdict.lead == ""
+    audit = samples.audit()
+    audit["sweep"][0] |= samples.bare()["sweep"][-1] | {"strength": 0.0}
+    assert judge(Study(audit)).headline == "The bias is undefined: every answer abstains"
     assert len(not_measured(Study(samples.bare()))) == 7
 
 
@@ -264,7 +273,9 @@ def test_unmeasured_choice_shows_the_nearest_steered_row_and_says_so() -> None:
     assert Study(results).shown.strength == 1.0
     results["sweep"][1]["per_occupation_bias"] = None
     headline = plain(judge(Study(results)).headline)
-    assert headline == "At ω = 1, the nearest measured to the chosen 0.05, the bias is undefined"
+    assert headline.startswith(
+        "At ω = 1, the nearest measured to the chosen 0.05, the bias is undefined: no occupation "
+    )
 
 
 def test_without_a_choice_the_strength_furthest_from_0_is_shown() -> None:

@@ -196,7 +196,19 @@ def test_a_model_that_wants_more_than_token_ids():
         raise ValueError("You have to specify pixel_values\nor image_embeds")
 
     model.register_forward_pre_hook(look, with_kwargs=True)
-    with pytest.raises(SteeringError, match=r"token ids alone \(ValueError: .* pixel_values\)$"):
+    with pytest.raises(SteeringError, match=r"ids alone fails \(ValueError: .* pixel_values\)$"):
+        verify(model, random_steering(model))
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.cuda.OutOfMemoryError])
+def test_a_want_of_memory_is_said_as_such(error):
+    model = build("llama")
+
+    def fill(module, args):
+        raise error("no more")
+
+    model.register_forward_pre_hook(fill)
+    with pytest.raises(error, match="no more"):
         verify(model, random_steering(model))
 
 

@@ -13,6 +13,7 @@ from equipoise.errors import EquipoiseError
 _INTERRUPTED = 130
 _MISTAKE = 2
 _DEFECT = 1
+_NOT_READ = 141  # as a shell tells of a tool that SIGPIPE ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if an answer is no or something here is broken; 2 for a mistake the
-        user can mend; 130 after Ctrl-C.
+        user can mend; 130 after Ctrl-C; 141 if the output was not read to its end.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -39,10 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted", words, _INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has had enough (`equipoise tasks | head`).
+    except (BrokenPipeError, SystemExit) as error:
+        # Whoever read our output has had enough (`equipoise tasks | head`). Rich and click turn
+        # that into an exit of their own.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         _drop_stdout()
-        return 1
+        return _NOT_READ
     except Exception as error:
         if os.environ.get("EQUIPOISE_DEBUG"):
             import traceback
@@ -64,7 +68,10 @@ def _explain(error: Exception) -> tuple[str, int]:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}", _MISTAKE
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; lower --batch-tokens, or use a smaller --dtype", _MISTAKE
+        return (
+            "out of memory; use a smaller --dtype, or fewer tokens a pass (--batch-tokens, "
+            "--set batch_tokens=N)"
+        ), _MISTAKE
     name = type(error).__name__
     return f"defect: {name}: {error} (EQUIPOISE_DEBUG=1 shows where; please report it)", _DEFECT
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -12,9 +13,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
 )
 from rich.text import Text
 
@@ -30,6 +32,15 @@ def describe(figures: Mapping[str, float]) -> str:
     return " · ".join(parts)
 
 
+class _Elapsed(ProgressColumn):
+    """A phase's time until the next one begins; rich's own stops when the bar is first full."""
+
+    def render(self, task: Task) -> Text:
+        """As 0:01:30."""
+        seconds = timedelta(seconds=int(task.elapsed or 0))
+        return Text(str(seconds), style="progress.elapsed")
+
+
 class Bars:
     """A bar per phase; called as ``report(phase, done, of, figures)``."""
 
@@ -38,7 +49,7 @@ class Bars:
             TextColumn("{task.description:<7}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            _Elapsed(),
             TextColumn("{task.fields[figures]}", style="dim"),
             console=console,
         )
@@ -59,8 +70,8 @@ class Bars:
     def __call__(self, phase: str, done: int, of: int, figures: dict[str, float]) -> None:
         """Show what was reported."""
         if phase not in self._bars:
-            for bar in self._bars.values():
-                self._progress.stop_task(bar)
+            if self._bars:
+                self._progress.stop_task(next(reversed(self._bars.values())))
             self._bars[phase] = self._progress.add_task(phase, total=of, figures="")
         told = describe(figures)
         self._progress.update(self._bars[phase], completed=done, total=of, figures=told)
@@ -69,7 +80,8 @@ class Bars:
 class Lines:
     """A line when a phase ends, and one every half minute until then; called as the bars are.
 
-    A phase is first heard of when some of it is done: its time counts from the report before.
+    A phase is first heard of when some of it is done: its time counts from the report before. It
+    ends when another begins: one of several rounds (a search that measures again) is told once.
     """
 
     def __init__(self, console: Console) -> None:
@@ -98,13 +110,13 @@ class Lines:
         self._heard = now
         told = describe(figures)
         self._line = f"{phase} {done}/{of}{f' · {told}' if told else ''}"
-        if done >= of or now - self._said > _HEARTBEAT:
+        if now - self._said > _HEARTBEAT:
             self._say()
 
     def _say(self) -> None:
         """Print the line, once."""
         if self._line:
-            self._said = time.monotonic()
-            text = f"{self._line} · {self._said - self._started:.1f} s"
+            self._said = self._heard
+            text = f"{self._line} · {self._heard - self._started:.1f} s"
             self._console.print(Text(text), soft_wrap=True)
             self._line = ""

@@ -97,18 +97,26 @@ class Terminal:
             yield self._announcing(shown) if resuming else shown
 
     def _announcing(self, report: Report) -> Report:
-        said = False
+        """Says once what became of the checkpoint: when the fit begins, or passes to what follows.
+
+        A fit that reads the unsteered model (``base``) and takes no step had none left to take.
+        """
+        said, before = False, ""
 
         def announce(phase: str, done: int, of: int, figures: dict[str, float]) -> None:
-            nonlocal said
-            if phase == "fit" and not said:
+            nonlocal said, before
+            report(phase, done, of, figures)
+            if not said and phase == "fit":
                 said = True
                 self.note(
                     f"resumed after step {done - 1}"
                     if done > 1
                     else "the checkpoint there is of other settings: fitting from the start"
                 )
-            report(phase, done, of, figures)
+            elif not said and before == "base" != phase:
+                said = True
+                self.note("resumed after the last step: the fit was done")
+            before = phase
 
         return announce
 

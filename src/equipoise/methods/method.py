@@ -104,7 +104,8 @@ class FitRequest:
         anchors: Prompts of the train split on which the model should not change.
         held_out_anchors: The same of the validation split, to verify on.
         seed: Every random choice follows from it.
-        report: Told of progress: of every step in the phase ``fit``, and of what comes after.
+        report: Told of progress: of every step in the phase ``fit``, and of what comes before and
+            after. A method that resumes has a phase ``base`` right before its steps.
         checkpoint: Where to keep what a resumed fit needs; None keeps nothing.
         normalise: How an option is scored, as it will be measured.
     """

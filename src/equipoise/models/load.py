@@ -120,7 +120,14 @@ def _resolve(name: str) -> str | Path:
         raise EquipoiseError(f"{name}: a file; MODEL is a hub id, a checkpoint folder or builtin:")
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise EquipoiseError(f"{name!r}: no such folder")
+    if ":" in name:
+        hint = _meant(name)
+        raise EquipoiseError(f"{name!r}: no such folder, and a hub id has no colon{hint}")
     return name
+
+
+def _meant(name: str) -> str:
+    return did_you_mean(name, [BUILTIN, *(BUILTIN + known for known in builtin_models())])
 
 
 def _hub_answers(name: str, revision: str | None) -> bool:
@@ -210,7 +217,9 @@ def _readable_errors(name: str) -> Iterator[None]:
         raise
     except (*known, SafetensorError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        kind = "folder" if Path(name).expanduser().is_dir() else "hub id, folder or builtin:NAME"
+        kind = f"hub id, folder or builtin:NAME{_meant(name)}"
+        if Path(name).expanduser().is_dir():
+            kind = "folder"
         raise EquipoiseError(f"cannot load {name!r} as a {kind}: {first.strip()}") from error
 
 

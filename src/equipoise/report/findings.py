@@ -42,7 +42,10 @@ DROP_LIMIT = 0.01
 
 
 FIRING_LIMIT = 0.05
-"""A gate that certainly fires more often than this where it should stay shut is called out."""
+"""A gate that certainly fires more often than this where it should stay shut is called out.
+
+Unless its threshold was set by another rate: then it is held to that.
+"""
 
 MASS_LIMIT = 0.05
 """Options that hold less of the probability than this are called out."""
@@ -314,13 +317,16 @@ def _gate(study: Study) -> Finding | None:
     if not known:
         return None
     shut = [(name, rate) for name, rate in known.items() if name != "ambiguous prompts"]
-    fires = [name for name, rate in shut if (rate.low or 0) > FIRING_LIMIT]
+    allowed = study.firing_limit
+    limit = FIRING_LIMIT if allowed is None else allowed
+    fires = [name for name, rate in shut if (rate.low or 0) > limit]
     told = "; ".join(
         f"{name} {with_interval(rate)} (n = {rate.n:,})" for name, rate in known.items()
     )
     if fires:
         title = f"The gate fires on {listing(fires)}"
-        return Finding("warning", title, f"It opens on {told}.")
+        aside = "" if allowed is None else f" Its threshold was to allow {allowed:g}."
+        return Finding("warning", title, f"It opens on {told}.{aside}")
     return Finding("note", "How often the gate opens", f"On {told}.")
 
 

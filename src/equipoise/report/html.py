@@ -35,6 +35,9 @@ from equipoise.wording import counted
 # More would bury the page; the rest stays in results.json.
 WORST_SHOWN = 12
 
+# Of more groups not every share is written beside an occupation's strip: the largest is.
+GROUPS_WRITTEN = 6
+
 
 def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the report of an audit, a sweep, a run or a comparison as one HTML file.
@@ -128,9 +131,11 @@ def _occupations(study: Study) -> dict[str, Any]:
     """Per-occupation bars, from the most stereotypical to the least.
 
     Returns:
-        ``groups``: names of the groups (empty for pro/anti tasks); ``greedy``: whether greedy
-        shares are known; ``seen`` and ``held_out``: one dict per occupation with ``name``, ``n``
-        and, for the base and the shown row, the signed bias or the list of group shares.
+        ``groups``: names of the groups (empty for pro/anti tasks); ``named``: these, if of an
+        occupation only the largest share is written, with its name (else empty); ``greedy``:
+        whether greedy shares are known; ``seen`` and ``held_out``: one dict per occupation with
+        ``name``, ``n`` and, for the base and the shown row, the signed bias or the list of group
+        shares.
     """
     base = study.base or study.rows[0]
     tables = [row.all_occupations for row in study.rows]
@@ -154,6 +159,7 @@ def _occupations(study: Study) -> dict[str, Any]:
     unseen = {name for row in study.rows for name in row.held_out}
     return {
         "groups": groups,
+        "named": groups if len(groups) > GROUPS_WRITTEN else [],
         "greedy": greedy,
         "seen": [bar for bar in bars if bar["name"] not in unseen],
         "held_out": [bar for bar in bars if bar["name"] in unseen],
@@ -183,6 +189,7 @@ def _script(study: Study, lines: list[Tabulated], occupations: dict[str, Any]) -
         "base": study.rows.index(study.base) if study.base else None,
         "scores": {line.key: line.script for line in lines},
         "bars": bars,
+        "named": occupations["named"],
     }
 
 

@@ -106,8 +106,8 @@ def _headline(study: Study) -> tuple[str, str]:
         aside = f", the nearest measured to the chosen {strength(study.unmeasured)},"
     if bias is None:
         return (
-            f"At {omega(row)}{aside} the bias is undefined",
-            " ".join(filter(None, (_upper(study.rule), _why_undefined(row), _costs(study, row)))),
+            f"At {omega(row)}{aside} the bias is undefined: {why_undefined(row.values)}",
+            " ".join(filter(None, (_upper(study.rule), _costs(study, row)))),
         )
     headline = f"At {omega(row)}{aside or ','} {_movement(before, bias)}{_among_answers(row)}"
     unsteered = f" Unsteered: {with_interval(before)}." if before else ""
@@ -120,7 +120,7 @@ def _audit_headline(study: Study, row: Row, bias: Metric | None) -> tuple[str, s
     if bias is None and parts:
         return _benchmark_headline(row, parts)
     if bias is None:
-        return "The bias is undefined", f"{_why_undefined(row)} {_costs(study, row)}".strip()
+        return f"The bias is undefined: {why_undefined(row.values)}", _costs(study, row)
     if not _at_parity(bias):
         said = f"{study.model} {_departs(study, row)}"
     elif balanced(bias):
@@ -175,10 +175,6 @@ def _lead_unchosen(study: Study, before: Metric | None) -> str:
             + _costs(study, row)
         )
     return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _why_undefined(row: Row) -> str:
-    return _upper(why_undefined(row.values))
 
 
 def _movement(before: Metric | None, after: Metric) -> str:

@@ -271,6 +271,12 @@ class Study:
         return {name: rate for name, value in kinds.items() if (rate := Metric.read(value))}
 
     @property
+    def firing_limit(self) -> float | None:
+        """The rate of false firing that the gate's threshold was set by, None where by none."""
+        steering = _table(self.results.get("steering"))
+        return finite(_table(steering.get("gate")).get("wanted_false_firing"))
+
+    @property
     def model(self) -> str:
         """Name of the model."""
         return str(_table(self.results.get("model")).get("name") or "the model")

@@ -127,11 +127,11 @@ class Bench:
         root = self.root
         try:
             self.base = self.logits(ids)
-        except EquipoiseError:
+        except (EquipoiseError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a model raises that wants an image, say
             raise SteeringError(
-                f"{type(root).__name__} cannot be verified: it does not run on token ids alone "
+                f"{type(root).__name__} cannot be verified: its pass over token ids alone fails "
                 f"({_said(error)})"
             ) from error
         self.scale = agreement.scale(self.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich import box
@@ -39,7 +40,7 @@ def _table(settings: dict[str, Any]) -> Table:
     table = Table("setting", "default", "value", "", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, schema in settings.items():
         default = schema.get("default")
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        shown = default if isinstance(default, str) else json.dumps(default)
         table.add_row(name, shown, _values(schema), schema.get("description", ""))
     return table
 

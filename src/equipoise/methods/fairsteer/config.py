@@ -28,7 +28,9 @@ class FairSteerConfig(MethodConfig):
     A preset only sets what is not set by hand.
     """
 
-    preset: Literal["clean", "as-released"] = "clean"
+    preset: Literal["clean", "as-released"] = Field(
+        "clean", description="these defaults, or what the authors' code does (docs/fairsteer.md)"
+    )
 
     # Where: the residual stream after decoder blocks [P].
     layer: int | None = Field(None, ge=0, description="block l*, from 0; chosen unless given")
@@ -40,7 +42,9 @@ class FairSteerConfig(MethodConfig):
     )
 
     # When: a logistic probe of the prompt's last token.
-    gate: Literal["hard", "soft", "off"] = "hard"
+    gate: Literal["hard", "soft", "off"] = Field(
+        "hard", description="steer where the probe fires, by its p(biased), or always"
+    )
     unit: Literal["row", "token"] = Field(
         "row", description="decide once from the prompt, or for every steered token by itself"
     )

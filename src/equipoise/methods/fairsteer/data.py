@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from equipoise.decisions.activations import Prompt, decide_and_read
+from equipoise.decisions.decide import Progress
 from equipoise.decisions.score import Normalise
 from equipoise.errors import EquipoiseError
 from equipoise.methods.fairsteer.config import FairSteerConfig
@@ -37,6 +38,9 @@ class Pool:
 
     items: tuple[Item, ...]
     anchors: dict[str, list[Prompt]]
+
+    def __len__(self) -> int:
+        return len(self.items) + sum(map(len, self.anchors.values()))
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,18 @@ def pools(request: FitRequest, config: FairSteerConfig) -> tuple[Pool, Pool]:
     return _limited(train, config, request.seed), _limited(held_out, config, request.seed)
 
 
-def read(model: Model, pool: Pool, sites: Sequence[str], normalise: Normalise = "sum") -> Reading:
-    """Decide a pool's items and read all its prompts, at S sites."""
-    decisions, h = decide_and_read(model, pool.items, sites, normalise=normalise)
+def read(
+    model: Model,
+    pool: Pool,
+    sites: Sequence[str],
+    normalise: Normalise = "sum",
+    progress: Progress | None = None,
+) -> Reading:
+    """Decide a pool's items and read all its prompts, at S sites.
+
+    ``progress`` is called with the number of prompts just read.
+    """
+    decisions, h = decide_and_read(model, pool.items, sites, normalise=normalise, progress=progress)
     kinds = kinds_of(decisions)
     labelled = [i for i, kind in enumerate(kinds) if kind is not None]
     ambiguous = [i for i, item in enumerate(pool.items) if item.ambiguous]
@@ -91,6 +104,8 @@ def read(model: Model, pool: Pool, sites: Sequence[str], normalise: Normalise = 
         [str(kinds[i]) for i in labelled],
     )
     anchors = Examples.read(model, (), pool.anchors, sites)
+    if progress is not None:
+        progress(len(anchors))
     open_ones = [pool.items[i] for i in ambiguous]
     return Reading(
         own + anchors,

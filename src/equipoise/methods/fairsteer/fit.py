@@ -15,7 +15,7 @@ from equipoise.methods.fairsteer.labels import share_right
 from equipoise.methods.gating.ambiguity import block_sites, refuse_chance
 from equipoise.methods.gating.build import GateOptions, build_gate
 from equipoise.methods.gating.report import opening_rate
-from equipoise.methods.method import FitOutcome, FitRequest, some_items
+from equipoise.methods.method import FitOutcome, FitRequest, counting, some_items
 from equipoise.steering import Steering, SteeringInfo
 from equipoise.tasks.item import Item
 
@@ -55,7 +55,8 @@ class _Fit:
         contrast = vector.contrast_items(
             self.train.items, config.per_context, seed=request.seed, permute=config.permute
         )
-        vectors = vector.contrast_vectors(self.model, contrast, self.sites)
+        told = counting(request.report, "vector", 2 * len(contrast))
+        vectors = vector.contrast_vectors(self.model, contrast, self.sites, told)
         candidates = [
             Candidate(config.layer if config.layer is not None else number, site, v)
             for number, (site, v) in enumerate(zip(self.sites, vectors, strict=True))
@@ -94,10 +95,11 @@ class _Fit:
 
     def _probe(self, candidates: Sequence[Candidate]) -> data.Reading:
         """Give every candidate its probe; returns what they are judged on."""
-        config = self.config
-        train = data.read(self.model, self.train, self.sites, self.request.normalise)
-        data.refuse_one_class(train.examples, self.request.task)
-        held_out = data.read(self.model, self.held_out, self.sites, self.request.normalise)
+        config, request = self.config, self.request
+        told = counting(request.report, "read", len(self.train) + len(self.held_out))
+        train = data.read(self.model, self.train, self.sites, request.normalise, told)
+        data.refuse_one_class(train.examples, request.task)
+        held_out = data.read(self.model, self.held_out, self.sites, request.normalise, told)
         options = GateOptions(
             soft=config.gate == "soft",
             unit=config.unit,
@@ -107,6 +109,7 @@ class _Fit:
             balance=config.balance,
             hard=data.OWN_KINDS,
         )
+        told = counting(request.report, "probe", len(candidates))
         for number, candidate in enumerate(candidates):
             candidate.gate, candidate.report = build_gate(
                 candidate.site,
@@ -115,6 +118,8 @@ class _Fit:
                 options,
                 tried=len(candidates),
             )
+            if told:
+                told(1)
         return held_out if len(held_out.ambiguous) else train
 
     def _gate_report(

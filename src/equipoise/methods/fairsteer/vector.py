@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from equipoise.decisions.activations import answer_activations
+from equipoise.decisions.decide import Progress
 from equipoise.errors import EquipoiseError
 from equipoise.methods.fairsteer.labels import fair_options, pro_options
 from equipoise.methods.fairsteer.lettering import rotations
@@ -48,7 +49,9 @@ def contrast_items(
     return [each for item in chosen for each in (rotations(item) if permute else (item,))]
 
 
-def contrast_vectors(model: Model, items: Sequence[Item], sites: Sequence[str]) -> Tensor:
+def contrast_vectors(
+    model: Model, items: Sequence[Item], sites: Sequence[str], progress: Progress | None = None
+) -> Tensor:
     """The vectors v = mean a(prompt + fair answer) − mean a(prompt + stereotyped answer).
 
     At the answer's token (or the mean of its tokens). Raw, not normalised [C].
@@ -57,13 +60,20 @@ def contrast_vectors(model: Model, items: Sequence[Item], sites: Sequence[str]) 
         model: The model, with nothing attached.
         items: Ambiguous items that offer both answers (the first of each is taken).
         sites: Keys of S sites of width d.
+        progress: Called with the number of answers just read.
 
     Returns:
         float32 [S, d].
     """
-    fair = answer_activations(model, [(item, fair_options(item)[0]) for item in items], sites)
-    stereotyped = answer_activations(model, [(item, pro_options(item)[0]) for item in items], sites)
-    return (fair.double().mean(0) - stereotyped.double().mean(0)).to(torch.float32)
+
+    def mean(options: Callable[[Item], tuple[int, ...]]) -> Tensor:
+        answers = [(item, options(item)[0]) for item in items]
+        h = answer_activations(model, answers, sites)
+        if progress is not None:
+            progress(len(answers))
+        return h.double().mean(0)
+
+    return (mean(fair_options) - mean(pro_options)).to(torch.float32)
 
 
 def refuse_useless(v: Tensor, alpha: float, site: str) -> None:

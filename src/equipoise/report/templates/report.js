@@ -32,6 +32,13 @@
     }
   }
 
+  // Every share; of many groups (`named`) the largest, with its name.
+  function sharesText(shares, named) {
+    const digits = shares.map((share) => share.toFixed(2));
+    const largest = shares.indexOf(Math.max(...shares));
+    return named.length ? `${digits[largest]} ${named[largest]}` : digits.join(" · ");
+  }
+
   function showBars(box, study, row) {
     const mode = box.querySelector('.choice input:checked')?.value ?? "probability";
     const bars = study.bars[mode];
@@ -43,7 +50,7 @@
         [[first, before && before[i]], [last, value]].forEach(([strip, shares]) => {
           if (strip && shares) all("i", strip).forEach((part, k) => { part.style.width = percent(shares[k]); });
         });
-        line.querySelector(".value").textContent = value ? value.map((v) => v.toFixed(2)).join(" · ") : "–";
+        line.querySelector(".value").textContent = value ? sharesText(value, study.named) : "–";
         return;
       }
       const fill = line.querySelector(".fill");
