@@ -114,7 +114,7 @@ def _digest(library: str) -> str:
     sha = hashlib.sha256(json.dumps(LIBRARIES[library]).encode())
     files = [HERE / "speed_measure.py", HERE / "speed_worker.py"]
     if library == "equipoise":
-        files += sorted(Path(equipoise.steering.__file__).parent.glob("*.py"))
+        files += sorted(Path(equipoise.steering.__file__).parent.rglob("*.py"))
     for file in files:
         sha.update(file.read_bytes())
     return sha.hexdigest()

@@ -66,6 +66,40 @@ def test_parameters_that_are_replaced_take_effect(model):
         assert torch.equal(logits(model), wanted)
 
 
+def _replace(transform, value):
+    transform.v = nn.Parameter(value)
+
+
+def _fill(transform, value):
+    with torch.no_grad():
+        transform.v.copy_(value)
+
+
+def _generated(model):
+    settings = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
+    return torch.stack(model.generate(TWINS, **settings, output_logits=True).logits)
+
+
+def _by_itself(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return model.model.norm(torch.randn(2, 3, model.config.hidden_size, generator=generator))
+
+
+@pytest.mark.parametrize("change", [_fill, _replace])
+@pytest.mark.parametrize("run", [logits, _generated, _by_itself])
+def test_parameters_that_change_take_effect_however_the_model_is_called(model, change, run):
+    first, other = torch.randn(2, model.config.hidden_size)
+    site = "model.norm"
+    with Steering({site: Additive(other)}).applied(model):
+        wanted = run(model)
+    steering = Steering({site: Additive(first)})
+    with steering.applied(model):
+        assert not torch.equal(run(model), wanted)
+        change(steering.transforms[site], other)
+        assert torch.equal(run(model), wanted)
+
+
 @pytest.mark.parametrize("path", ["model.layers.0.input_layernorm", "model.layers.0"])
 def test_a_module_replaced_under_an_attachment_raises(model, path):
     """As an adapter attached too late does with the linears it wraps."""

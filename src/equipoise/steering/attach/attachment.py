@@ -146,10 +146,11 @@ class Attachment:
 
     @property
     def setting(self) -> Setting:
-        """The strength as it now is; a pass goes by the one it has taken when it began."""
+        """Strength and parameters as they now are; a pass goes by what it took when it began."""
         with LOCK:
-            if self._setting.changes != changes_of(self._setting.strength):
-                self._setting = Setting(self._setting.strength)
+            uid, strength = self.steering.uid, self._setting.strength
+            if uid != self.uid or self._setting.changes != changes_of(strength):
+                self.uid, self._setting = uid, Setting(strength)
             return self._setting
 
     def touches(self, forward: Forward) -> bool:
@@ -186,9 +187,6 @@ class Attachment:
                     f"{type(above).__name__}.{leaf} was replaced since the steering was attached, "
                     "which would miss it: detach, change the model, then attach"
                 )
-        uid = self.steering.uid
-        if uid != self.uid:
-            self.uid, self._setting = uid, Setting(self._setting.strength)
         return self.setting
 
     def remove_hooks(self) -> None:
@@ -227,13 +225,12 @@ class Attachment:
             SteeringError: The strengths, or the prompt lengths that were set, do not fit its
                 prompts.
         """
-        self.uid = self.steering.uid
+        strength = self.setting.strength
         if self.prompt_lengths is not None and not self.static:
             self._check_lengths(self.prompt_lengths, generation)
         if "mask" in self.steering.scope.parts and is_guided(settings):
             # It is told by the columns of the prompt; the unconditional prompt has others.
             raise SteeringError("classifier-free guidance does not go with the token scope 'mask'")
-        strength = self._setting.strength
         n, prompts = strength.numel(), generation.prompts
         if strength.ndim == 0 or n == prompts:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class _Kept(NamedTuple):
-    """Coefficients, and what they were prepared for."""
+    """What a site is steered by, and what it was prepared for."""
 
     setting: Setting
     dtype: torch.dtype
     device: torch.device
     batch: Any
-    versions: list[int]
     coefficients: Coefficients
+    steer: Callable[[Tensor, Coefficients], Tensor]
 
 
 class SiteHook:
@@ -41,8 +42,6 @@ class SiteHook:
 
     def __init__(self, attachment: Attachment, transform: Transform, address: Address) -> None:
         self.attachment, self.transform, self.address = attachment, transform, address
-        # Inference tensors do not count their changes.
-        self._counted = [p for p in transform.parameters() if not p.is_inference()]
         self._kept: _Kept | None = None
         self._whole = address.span is None
 
@@ -51,20 +50,6 @@ class SiteHook:
         setting, fresh = None, True
         if not is_compiling():
             fresh = torch.is_grad_enabled()
-            # The short way, for most calls by far. The weights that went through the caches
-            # since the last site left them cold, so every object that is looked at costs.
-            kept = self._kept
-            if (
-                kept is not None
-                and kept.setting.thread == get_ident()
-                and kept.batch is None
-                and not fresh
-                and type(value) is Tensor
-                and value.dtype is kept.dtype
-                and value.device == kept.device
-                and self._whole
-            ):
-                return self.transform.steer(value, kept.coefficients)
             setting = self.attachment.runtime.passes.setting(self.attachment)
             # At strength 0 the base's own bits are the answer, unless a gradient is wanted.
             if setting is None or (setting.off and not fresh):
@@ -88,17 +73,18 @@ class SiteHook:
         if not self.attachment.static:
             strength = factor(self.attachment, setting, h, self.address.path)
             return self.transform.steer_tokens(h, strength.to(h))
-        return self.transform.steer(h, self._coefficients(h, setting))
+        kept = self._prepared(h, setting)
+        return kept.steer(h, kept.coefficients)
 
-    def _coefficients(self, h: Tensor, setting: Setting) -> Coefficients:
+    def _prepared(self, h: Tensor, setting: Setting) -> _Kept:
         batch = self.attachment.batch(h) if setting.per_row else None
-        versions = [p._version for p in self._counted]
-        state = (setting, h.dtype, h.device, batch, versions)
+        state = (setting, h.dtype, h.device, batch)
         kept = self._kept  # another thread may put its own there
-        if kept is None or kept[:-1] != state:
+        if kept is None or kept[: len(state)] != state:
             strength = factor(self.attachment, setting, h, self.address.path)
-            kept = self._kept = _Kept(*state, self.transform.prepare(strength, h))
-        return kept.coefficients
+            coefficients = self.transform.prepare(strength, h)
+            kept = self._kept = _Kept(*state, coefficients, self.transform.steer)
+        return kept
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": None}
@@ -109,6 +95,21 @@ class OutputHook(SiteHook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The steered output."""
+        if not is_compiling() and self._kept is not None:
+            # The short way, for most calls by far. The weights that went through the caches
+            # since the last site left them cold, so every object that is looked at costs: the
+            # transform is left alone.
+            setting, dtype, device, batch, coefficients, steer = self._kept
+            if (
+                setting.thread == get_ident()
+                and batch is None
+                and not torch.is_grad_enabled()
+                and type(output) is Tensor
+                and output.dtype is dtype
+                and output.device == device
+                and self._whole
+            ):
+                return steer(output, coefficients)
         return self.steered(output, module)
 
 
