@@ -89,5 +89,5 @@ def test_which_caches_are_gone_on_from(kind: str, name: str) -> None:
 
 def test_rows_of_a_model_that_counts_padding_are_of_one_length() -> None:
     model = build("rwkv", "RwkvForCausalLM")
-    lengths = [{len(ROWS[i].prefix) for i in batch} for batch in batches(model, ROWS, 4096)]
+    lengths = [{len(row.prefix) for row in batch.rows} for batch in batches(model, ROWS, 4096)]
     assert sorted(map(tuple, lengths)) == [(4,), (11,), (19,)]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import decide, score_texts
 from equipoise.decisions.encode import encode_item
+from equipoise.decisions.packing import kinds_of
 from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
@@ -111,13 +113,16 @@ def test_all_strengths_at_once_are_each_on_its_own(
     np.testing.assert_allclose(together[1].scores, decide(tiny, ITEMS)[0].scores, atol=1e-5)
 
 
-def test_rows_at_strength_0_are_bit_identical_to_the_base(tiny: Model) -> None:
-    rows = [encode_item(tiny, item) for item in ITEMS for _ in range(2)]
+@pytest.mark.parametrize("packed", [True, False])
+def test_rows_at_strength_0_are_bit_identical_to_the_base(tiny: Model, packed: bool) -> None:
+    rows = [encode_item(tiny, item) for item in ITEMS]
+    kinds = kinds_of(tiny.hf, len(rows)) if packed else None
+    (batch,) = batches(tiny.hf, rows, 1 << 12, kinds=kinds)
+    assert (batch.sequences is not None) == packed
     with torch.inference_mode():
-        base = score(tiny.hf, rows)
+        base = score(tiny.hf, batch, strengths=[0.0, 0.0])
         with steering_for(tiny).applied(tiny) as attachment:
-            attachment.strength = torch.tensor([0.0, 1.0] * len(ITEMS))
-            found = score(tiny.hf, rows, attachment=attachment)
+            found = score(tiny.hf, batch, attachment=attachment, strengths=[0.0, 1.0])
     assert torch.equal(found.options[::2], base.options[::2])
     assert not torch.equal(found.options[1::2], base.options[1::2])
     still = found.row % 2 == 0

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import after, batches, forward
+from equipoise.decisions.batch import Batch, batches
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_items, encode_text
+from equipoise.decisions.forward import forward
+from equipoise.decisions.layout import Layout, lay_out
+from equipoise.decisions.packing import kinds_of
 from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
@@ -139,14 +142,14 @@ def decide_and_read(
     spans = [(row.prompt_length - 1, row.prompt_length) for row in rows]
     scores = np.full((len(rows), max((len(i.options) for i in items), default=2)), -np.inf)
     with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
-        for index, cached in _continued(model, rows, spans, batch_tokens):
-            batch = [rows[i] for i in index]
-            recorder.expect(index, batch, [spans[i] for i in index], cached)
-            options = score(model.hf, batch, cached=cached).scored(normalise)
-            scores[index, : options.shape[1]] = options.double().cpu().numpy()
+        for batch, cached in _continued(model, rows, spans, batch_tokens):
+            layout = recorder.expect(batch, [spans[i] for i in batch.index])
+            found = score(model.hf, batch, cached=cached, layout=layout)
+            options = found.scored(normalise)
+            scores[batch.index, : options.shape[1]] = options.double().cpu().numpy()
             recorder.check()
             if progress is not None:
-                progress(len(index))
+                progress(len(batch.index))
     return Decisions(tuple(items), scores), recorder.values
 
 
@@ -158,12 +161,9 @@ def _read(
     batch_tokens: int,
 ) -> Tensor:
     with _recording(model, len(rows), sites) as recorder, torch.inference_mode():
-        for index, cached in _continued(model, rows, spans, batch_tokens):
-            batch = [rows[i] for i in index]
-            recorder.expect(index, batch, [spans[i] for i in index], cached)
-            ids, mask, positions, how = after(
-                [row.prefix for row in batch], cached, 0, model.device
-            )
+        for batch, cached in _continued(model, rows, spans, batch_tokens):
+            layout = recorder.expect(batch, [spans[i] for i in batch.index])
+            ids, mask, positions, how = layout.inputs(model.hf, cached, 1)
             last = torch.tensor([ids.shape[1] - 1], device=model.device)
             how = {"use_cache": False} | how
             forward(model.hf, ids, mask, positions, logits_to_keep=last, **how)
@@ -173,13 +173,14 @@ def _read(
 
 def _continued(
     model: Model, rows: Sequence[Encoded], spans: Sequence[tuple[int, int]], batch_tokens: int
-) -> Iterator[tuple[list[int], Cached | None]]:
+) -> Iterator[tuple[Batch, Cached | None]]:
     """Batches of rows, with what several begin with read beforehand: all before their spans."""
     starts = [start for start, _ in spans]
     shared = shared_lengths(rows, starts) if may_share(model.hf, None) else [0] * len(rows)
     prefixes = Prefixes(model.hf, None, [0.0])
-    for index in batches(model.hf, rows, batch_tokens, shared=shared):
-        yield index, prefixes.read([rows[i].prefix[: shared[i]] for i in index])
+    kinds = kinds_of(model.hf, len(rows))
+    for batch in batches(model.hf, rows, batch_tokens, starts=shared, kinds=kinds):
+        yield batch, prefixes.read(batch.beginnings)
 
 
 class _Recorder:
@@ -194,44 +195,37 @@ class _Recorder:
         self.values = torch.empty(rows, len(sites), 0)
         self._rows = rows
         self._index: list[int] = []
-        self._columns = self._inside = torch.empty(0)
+        self._sequence = self._columns = self._inside = torch.empty(0)
         self._missing: set[int] = set()
 
-    def expect(
-        self,
-        index: list[int],
-        batch: Sequence[Encoded],
-        spans: Sequence[tuple[int, int]],
-        cached: Cached | None,
-    ) -> None:
-        """A left-padded batch comes next: rows ``index``, each with its span of tokens."""
-        read = [0] * len(batch) if cached is None else cached.lengths
-        width = max(len(row.prefix) - n for row, n in zip(batch, read, strict=True))
+    def expect(self, batch: Batch, spans: Sequence[tuple[int, int]]) -> Layout:
+        """A batch comes next, each of its rows with its span of tokens; returns how it lies."""
+        layout = lay_out(batch)
         longest = max(stop - start for start, stop in spans)
-        first = torch.tensor(
-            [width - len(row.prefix) + start for row, (start, _) in zip(batch, spans, strict=True)]
-        )
-        sizes = torch.tensor([stop - start for start, stop in spans])
         step = torch.arange(longest)
-        self._inside = step[None] < sizes[:, None]
-        self._columns = (first[:, None] + step).clamp(max=width - 1)
-        self._index, self._missing = index, set(range(len(self.sites)))
+        columns = torch.zeros(len(spans), longest, dtype=torch.long)
+        for b, (start, stop) in enumerate(spans):
+            here = layout.columns[b][start - batch.starts[b] : stop - batch.starts[b]]
+            columns[b, : len(here)] = torch.tensor(here)
+        self._inside = step < torch.tensor([stop - start for start, stop in spans])[:, None]
+        self._sequence, self._columns = torch.tensor(layout.sequence)[:, None], columns
+        self._index, self._missing = batch.index, set(range(len(self.sites)))
+        return layout
 
     def record(self, site: int, h: Tensor) -> None:
         """Take what is wanted from a site's activations [rows, tokens, d] of the first pass."""
         if site not in self._missing:
             return  # the options' tokens are read in a second pass
         self._missing.remove(site)
-        if h.ndim != 3 or h.shape[0] != len(self._index):
+        if h.ndim != 3 or h.shape[0] != int(self._sequence.max()) + 1:
             raise SteeringError(
                 f"{self.sites[site]}: an activation of shape {tuple(h.shape)} has no rows and "
                 "tokens to choose from"
             )
         if self.values.shape[2] == 0:
             self.values = torch.zeros(self._rows, len(self.sites), h.shape[2])
-        rows = torch.arange(h.shape[0], device=h.device)[:, None]
         inside = self._inside.to(h.device)[..., None]
-        chosen = h[rows, self._columns.to(h.device)].float()
+        chosen = h[self._sequence.to(h.device), self._columns.to(h.device)].float()
         mean = chosen.masked_fill(~inside, 0.0).sum(1) / inside.sum(1)
         self.values[self._index, site] = mean.cpu()
 

@@ -1,21 +1,17 @@
-"""Batches of token rows, and the forward pass they go through."""
+"""Batches of token rows: which rows go through the model at once, and which share a sequence."""
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from equipoise.decisions.encode import Encoded
+from equipoise.decisions.trees import Tree, grow, side_by_side
 from equipoise.models.backbone import text_config
-
-if TYPE_CHECKING:
-    from equipoise.decisions.prefixes import Cached
-    from equipoise.steering.attach.attachment import Attachment
 
 CACHED_PER_TOKEN = 16
 """Cached tokens that may lie before each token of a batch: they cost memory, hardly time."""
@@ -37,14 +33,60 @@ def counts_padding(model: nn.Module) -> bool:
     return text_config(model).model_type in _COUNTS_PADDING
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through a model at once, all items or all texts.
+
+    Attributes:
+        index: Their numbers.
+        rows: The n rows.
+        starts: How many tokens of each are cached beforehand.
+        sequences: The trees they are read in, some to a sequence, with rows by their places in
+            ``rows``; None: each row is a sequence of its own.
+    """
+
+    index: list[int]
+    rows: list[Encoded]
+    starts: list[int]
+    sequences: list[list[Tree]] | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded], index: Sequence[int] | None = None) -> Batch:
+        """Some of ``rows`` (None: all), each a sequence, read from its beginning."""
+        chosen = list(range(len(rows))) if index is None else list(index)
+        return cls(chosen, [rows[i] for i in chosen], [0] * len(chosen))
+
+    @cached_property
+    def first(self) -> list[int]:
+        """Of each sequence one row, by its place in ``rows``."""
+        if self.sequences is None:
+            return list(range(len(self.rows)))
+        return [next(iter(trees[0].prompts)) for trees in self.sequences]
+
+    @property
+    def beginnings(self) -> list[tuple[int, ...]]:
+        """The cached tokens before each sequence."""
+        return [self.rows[i].prefix[: self.starts[i]] for i in self.first]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens go through the model, padding included."""
+        if self.sequences is None:
+            costs = (row.cost - n for row, n in zip(self.rows, self.starts, strict=True))
+            return len(self.rows) * max(costs)
+        sizes = (sum(len(tree.tokens) for tree in trees) for trees in self.sequences)
+        return len(self.sequences) * max(sizes)
+
+
 def batches(
     model: nn.Module,
     rows: Sequence[Encoded],
     budget: int,
     copies: int = 1,
-    shared: Sequence[int] | None = None,
-) -> Iterator[list[int]]:
-    """Indices of ``rows`` in batches of similar length, at most ``budget`` tokens each.
+    starts: Sequence[int] | None = None,
+    kinds: Sequence[Any] | None = None,
+) -> Iterator[Batch]:
+    """Rows in batches, at most ``budget`` tokens each.
 
     Items and texts are never mixed, nor rows that share a beginning and rows that do not; rows of
     the same beginning follow each other. For a model that counts padding, rows are of one length.
@@ -54,118 +96,90 @@ def batches(
         rows: The rows.
         budget: Tokens that may go through the model at once.
         copies: How often each row is repeated in its batch.
-        shared: How many leading tokens of each row are cached beforehand.
+        starts: How many leading tokens of each row are cached beforehand.
+        kinds: Items of the same kind, cached beginning included, may share a sequence
+            (:mod:`equipoise.decisions.packing`); None: none may.
     """
-    ahead = shared or [0] * len(rows)
-    kinds: list[tuple[int, ...]] = [
-        (row.is_text, n > 0) for row, n in zip(rows, ahead, strict=True)
-    ]
-    if counts_padding(model):
-        kinds = [(row.is_text, n, len(row.prefix)) for row, n in zip(rows, ahead, strict=True)]
+    ahead = list(starts or [0] * len(rows))
+    items = [i for i, row in enumerate(rows) if not row.is_text]
+    if kinds is None or len(items) < 2:
+        yield from _rows(model, rows, range(len(rows)), budget, copies, ahead)
+        return
+    yield from _trees(model, rows, items, budget // copies, ahead, kinds)
+    texts = [i for i, row in enumerate(rows) if row.is_text]
+    yield from _rows(model, rows, texts, budget, copies, ahead)
+
+
+def _rows(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    some: Sequence[int],
+    budget: int,
+    copies: int,
+    starts: list[int],
+) -> Iterator[Batch]:
+    """Batches of similar length, each row a sequence."""
+    counts = counts_padding(model)
+
+    def kind(i: int) -> tuple[int, ...]:
+        row, n = rows[i], starts[i]
+        return (row.is_text, n, len(row.prefix)) if counts else (row.is_text, n > 0)
 
     def place(i: int) -> tuple[Any, ...]:
-        row, n = rows[i], ahead[i]
-        return kinds[i], n, row.prefix[:n], len(row.prefix), i
+        row, n = rows[i], starts[i]
+        return kind(i), n, row.prefix[:n], len(row.prefix), i
 
-    batch: list[int] = []
+    def batch(index: list[int]) -> Batch:
+        return Batch(index, [rows[i] for i in index], [starts[i] for i in index])
+
+    index: list[int] = []
     longest = cached = 0
-    for index in sorted(range(len(rows)), key=place):
-        tail = rows[index].cost - ahead[index]
-        longest, cached = max(longest, tail), max(cached, ahead[index])
+    for i in sorted(some, key=place):
+        tail = rows[i].cost - starts[i]
+        longest, cached = max(longest, tail), max(cached, starts[i])
         width = max(longest, cached / CACHED_PER_TOKEN)
-        full = (len(batch) + 1) * width * copies > budget
-        if batch and (full or kinds[batch[0]] != kinds[index]):
-            yield batch
-            batch, longest, cached = [], tail, ahead[index]
-        batch.append(index)
-    if batch:
-        yield batch
+        full = (len(index) + 1) * width * copies > budget
+        if index and (full or kind(index[0]) != kind(i)):
+            yield batch(index)
+            index, longest, cached = [], tail, starts[i]
+        index.append(i)
+    if index:
+        yield batch(index)
 
 
-def left_pad(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, longest row]."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for b, row in enumerate(rows):
-        ids[b, width - len(row) :] = torch.tensor(row)
-        mask[b, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
-
-
-def after(
-    rows: Sequence[Sequence[int]], cached: Cached | None, pad: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    """What :func:`forward` takes to read rows on from what is cached of them.
-
-    Args:
-        rows: Token ids of B whole rows.
-        cached: Their beginnings, read before; None: nothing was.
-        pad: A token id to pad with.
-        device: Of the model.
-
-    Returns:
-        Ids and positions of what is left of the rows, int64 [B, T], left-padded; the mask over
-        cached and new columns; and the cache, as keyword arguments.
-    """
-    read = [0] * len(rows) if cached is None else cached.lengths
-    ids, mask = left_pad([row[n:] for row, n in zip(rows, read, strict=True)], pad, device)
-    how: dict[str, Any] = {}
-    if cached is not None:
-        mask = torch.cat([cached.mask, mask], 1)
-        how = {"use_cache": True, "past_key_values": cached.cache}
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    return ids, mask, positions, how
-
-
-def forward(
+def _trees(
     model: nn.Module,
-    ids: Tensor,
-    mask: Tensor,
-    positions: Tensor,
-    logits_to_keep: Tensor | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Run a model with what its architecture accepts.
+    rows: Sequence[Encoded],
+    some: Sequence[int],
+    budget: int,
+    starts: list[int],
+    kinds: Sequence[Any],
+) -> Iterator[Batch]:
+    """Batches of trees of similar size; those after the same beginning follow each other."""
+    numbers: dict[tuple[Any, ...], int] = {}
+    keys = [numbers.setdefault((kinds[i], rows[i].prefix[: starts[i]]), len(numbers)) for i in some]
+    items, ahead = [rows[i] for i in some], [starts[i] for i in some]
+    width = text_config(model).hidden_size
+    trees = grow(items, ahead, keys, width, budget)
 
-    Args:
-        model: A causal LM.
-        ids: int64 [B, T].
-        mask: int64 [B, T], or longer by what is cached.
-        positions: int64 [B, T].
-        logits_to_keep: int64 [k], columns whose logits are returned; None: all.
-        **kwargs: Passed on.
-    """
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" in accepted:
-        kwargs["position_ids"] = positions
-    if "logits_to_keep" in accepted and logits_to_keep is not None:
-        return model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep, **kwargs)
-    output = model(input_ids=ids, attention_mask=mask, **kwargs)
-    if logits_to_keep is not None:
-        output.logits = output.logits[:, logits_to_keep]
-    return output
+    def batch(taken: list[Tree]) -> Batch:
+        places = [number for tree in taken for number in tree.prompts]
+        at = {number: place for place, number in enumerate(places)}
+        sequences: list[list[Tree]] | None
+        sequences = side_by_side([tree.renumbered(at) for tree in taken], width)
+        index = [some[number] for number in places]
+        if all(tree.is_row for tree in taken):  # a mask of its own for each token would only cost
+            sequences = None
+        return Batch(index, [rows[i] for i in index], [starts[i] for i in index], sequences)
 
-
-@contextlib.contextmanager
-def told(
-    attachment: Attachment | None, lengths: Tensor | None, decision: Tensor | None
-) -> Iterator[None]:
-    """Where prompts end, and what a row gate says of them, for the time of a pass or generation.
-
-    Args:
-        attachment: Of the steering, if any.
-        lengths: int64 [rows]; real tokens of each prompt; None: to be told from the pass itself.
-        decision: float32 [rows]; None: the gate is asked.
-    """
-    if attachment is None:
-        yield
-        return
-    before = attachment.prompt_lengths, attachment.decision
-    attachment.prompt_lengths, attachment.decision = lengths, decision
-    try:
-        yield
-    finally:
-        attachment.prompt_lengths, attachment.decision = before
+    taken: list[Tree] = []
+    tokens = 0
+    for tree in sorted(trees, key=lambda tree: (tree.start > 0, tree.key, len(tree.tokens))):
+        size = len(tree.tokens)
+        if taken and (tokens + size > budget or (taken[0].start > 0) != (tree.start > 0)):
+            yield batch(taken)
+            taken, tokens = [], 0
+        taken.append(tree)
+        tokens += size
+    if taken:
+        yield batch(taken)

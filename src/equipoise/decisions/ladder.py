@@ -12,6 +12,7 @@ import torch
 from equipoise.decisions.batch import batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.openings import row_decisions
+from equipoise.decisions.packing import kinds_of
 from equipoise.decisions.prefixes import Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import Scores, score
 from equipoise.errors import EquipoiseError
@@ -48,37 +49,32 @@ def climb(
         decisions = row_decisions(model.hf, rows, attachment, batch_tokens)
         shared = shared_lengths(rows) if may_share(model.hf, attachment) else [0] * len(rows)
         prefixes = Prefixes(model.hf, attachment, ladder)
-        for index in batches(model.hf, rows, batch_tokens, copies, shared):
-            repeated = [rows[i] for i in index for _ in ladder]
-            opens = None if decisions is None else decisions[index].repeat_interleave(copies)
-            cached = prefixes.read([rows[i].prefix[: shared[i]] for i in index])
-            if attachment is not None:
-                attachment.strength = torch.tensor(ladder * len(index), device=model.device)
-            found = score(model.hf, repeated, attachment=attachment, decisions=opens, cached=cached)
-            divergence = np.zeros((len(asked), len(index)))
+        kinds = kinds_of(model.hf, len(rows), attachment, decisions)
+        for batch in batches(model.hf, rows, batch_tokens, copies, shared, kinds):
+            found = score(
+                model.hf,
+                batch,
+                attachment=attachment,
+                decisions=None if decisions is None else decisions[batch.index],
+                strengths=ladder,
+                cached=prefixes.read(batch.beginnings),
+            )
+            divergence = np.zeros((len(asked), len(batch.index)))
             if attachment is not None:
                 kl = found.kl(_base_nodes(found, copies, base))
                 divergence = kl.double().cpu().numpy().reshape(-1, copies).T[: len(asked)]
             if copies > len(asked):
                 found = _drop_last(found, copies)
+            index = batch.index
             yield index, found, divergence
             if progress is not None:
                 progress(len(index))
 
 
 def _base_nodes(found: Scores, copies: int, base: int) -> torch.Tensor:
-    """For every node, the same node of the row's copy number ``base``, [N, V].
-
-    Copies of a row have the same nodes in the same order.
-    """
-    order = torch.argsort(found.row, stable=True)  # the nodes of a row side by side
-    row = found.row[order]
-    sizes = torch.bincount(found.row)
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.arange(len(order), device=order.device) - starts[row]
-    source = torch.empty_like(order)
-    source[order] = order[starts[row // copies * copies + base] + rank]
-    return found.nodes[source]
+    """For every node, the same node of the row's copy number ``base``, [N, V]."""
+    of_base = found.nodes.unflatten(0, (-1, copies))[:, base : base + 1]
+    return of_base.expand(-1, copies, -1).flatten(0, 1)
 
 
 def _drop_last(found: Scores, copies: int) -> Scores:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import batches, forward, left_pad
+from equipoise.decisions.batch import batches
 from equipoise.decisions.encode import Encoded
+from equipoise.decisions.forward import forward, left_pad
 from equipoise.errors import SteeringError
 from equipoise.models import Model
 from equipoise.steering.attach.forward import Forward
@@ -71,12 +72,12 @@ def _ask(
     device = next(model.parameters()).device
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)
-    for index in batches(model, prompts, batch_tokens):
-        ids, mask = left_pad([prompts[i].prefix for i in index], 0, device)
+    for batch in batches(model, prompts, batch_tokens):
+        ids, mask = left_pad([row.prefix for row in batch.rows], 0, device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         read = partial(forward, model, ids, mask, positions, use_cache=False)
         told = Forward(ids.shape[0], ids.shape[1], device, attention=mask)
-        found[index] = gate.ask(read, told).to(device)
+        found[batch.index] = gate.ask(read, told).to(device)
         if progress is not None:
-            progress(len(index))
+            progress(len(batch.index))
     return found

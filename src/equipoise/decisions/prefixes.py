@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import forward, left_pad, told
 from equipoise.decisions.encode import Encoded, common_length
-from equipoise.decisions.suffixes import keeps_keys
-from equipoise.models.backbone import text_config
+from equipoise.decisions.forward import forward, left_pad, told
+from equipoise.decisions.suffixes import keeps_all
 from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:
@@ -30,12 +29,7 @@ def may_share(model: nn.Module, attachment: Attachment | None) -> bool:
 
     Not with caches that forget (sliding windows, recurrent states): they count padding.
     """
-    config = text_config(model)
-    kinds = getattr(config, "layer_types", None) or ()
-    forgets = getattr(config, "sliding_window", None) is not None or any(
-        kind != "full_attention" for kind in kinds
-    )
-    if forgets or not keeps_keys(model):
+    if not keeps_all(model):
         return False
     return attachment is None or attachment.prompt_may_be_parted
 
@@ -78,17 +72,15 @@ def shared_lengths(rows: Sequence[Encoded], ends: Sequence[int] | None = None) -
 
 @dataclass(frozen=True)
 class Cached:
-    """Beginnings of B rows, in a cache.
+    """Beginnings of B sequences, in a cache.
 
     Attributes:
-        cache: A transformers cache of B rows.
+        cache: A transformers cache of B sequences.
         mask: int64 [B, columns of the cache]; 1 on real tokens.
-        lengths: How many tokens of each row it holds.
     """
 
     cache: Any
     mask: Tensor
-    lengths: list[int]
 
 
 class Prefixes:
@@ -110,10 +102,10 @@ class Prefixes:
         """The cache on which a batch goes on.
 
         Args:
-            beginnings: Of each of its n rows; all empty where nothing is shared.
+            beginnings: Of each of its n sequences; all empty where nothing is shared.
 
         Returns:
-            For each row, at each strength side by side: n × strengths rows.
+            For each, at each strength side by side: n × strengths sequences.
         """
         if not any(beginnings):
             return None
@@ -130,8 +122,7 @@ class Prefixes:
         rows = [at[beginning] + k for beginning in beginnings for k in range(copies)]
         index = torch.tensor(rows)
         select_rows(cache, index)
-        lengths = [len(beginning) for beginning in beginnings for _ in range(copies)]
-        return Cached(cache, mask[index.to(mask.device)], lengths)
+        return Cached(cache, mask[index.to(mask.device)])
 
     def _pass(self, distinct: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
         attachment, copies = self._attachment, len(self._ladder)

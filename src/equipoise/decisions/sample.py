@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equipoise.decisions.batch import forward, told
+from equipoise.decisions.forward import forward, told
 from equipoise.decisions.write import Written, write
 from equipoise.models import Model
 from equipoise.tasks.item import Item

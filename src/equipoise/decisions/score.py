@@ -1,22 +1,25 @@
-"""Option log-probabilities of a batch of prompts: one differentiable forward pass.
+"""Option log-probabilities of a batch of rows: one differentiable forward pass.
 
-The tokens that an item's options share are read once; options longer than one token beyond them
-are read on top of the shared key-value cache. Everything here is batched, left-padded (so that the
-last position of every row is a decision) and differentiable, and is used by audits and by training.
+What rows have in common is read once where they may share a sequence. Otherwise each row is a
+sequence, and options longer than what they share are read in a second pass, on top of its cache.
+Everything here is padded on the left, differentiable, and used by audits and by training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import after, forward, told
+from equipoise.decisions.batch import Batch
 from equipoise.decisions.encode import Encoded
-from equipoise.decisions.suffixes import distinct_beginnings, keeps_keys, second_pass
+from equipoise.decisions.forward import forward, told
+from equipoise.decisions.layout import Layout, lay_out
+from equipoise.decisions.nodes import Nodes, total
+from equipoise.decisions.suffixes import keeps_keys, options_after
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
@@ -28,15 +31,16 @@ Normalise = Literal["sum", "mean"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one batch of B rows said.
+    """What a batch of n rows said, each at C strengths (side by side): B = n · C.
 
     Attributes:
         options: float32 [B, K]; log-probability of each option in nats, ``-inf`` beyond a row's
             own options; of a text (K = 1) the log-probability of its measured tokens.
         lengths: int64 [B, K]; how many tokens each option has, its prompt's white space apart.
         nodes: float32 [N, V]; next-token log-probabilities at every decision position: the end of
-            the prompt, and each distinct beginning of an option after it; a text's positions.
-        row: int64 [N]; which row a node belongs to.
+            the prompt, and each distinct beginning of an option after it; a text's positions. Those
+            of C strengths side by side.
+        row: int64 [N]; which of the B a node belongs to.
         weight: float32 [N]; probability of getting there (1 at the end of the prompt, 0 before);
             for a text 1 / number of its positions.
         spacing: float32 [B]; what of each option's score is its prompt's own white space.
@@ -71,161 +75,94 @@ class Scores:
 
 def score(
     model: nn.Module,
-    rows: Sequence[Encoded],
+    batch: Batch,
     *,
-    pad: int = 0,
     attachment: Attachment | None = None,
     decisions: Tensor | None = None,
+    strengths: Sequence[float] | None = None,
     cached: Cached | None = None,
+    layout: Layout | None = None,
 ) -> Scores:
     """Score a batch of encoded rows.
 
     Args:
         model: A causal LM (steered or not).
-        rows: B rows, all items or all texts.
-        pad: A token id to pad with (any; padding changes nothing).
+        batch: The n rows.
         attachment: The attached steering, if any: it is told where each prompt ends, and its
-            per-row strengths follow the rows through the cached second pass.
-        decisions: float32 [B]; what its row gate says of these rows, where that is known.
-        cached: Beginnings of the rows that were read before; used up by the call.
+            per-row strengths follow the rows through a cached second pass.
+        decisions: float32 [n]; what its row gate says of these rows, where that is known.
+        strengths: C strengths to read every row at; None: as the attachment is set.
+        cached: What is cached of the rows, at these strengths, used up by the call; None: nothing.
+        layout: That of the batch, where it is known.
     """
-    lengths = torch.tensor([row.scope_length for row in rows])
-    with told(attachment, lengths, decisions):
-        return _score(model, rows, pad, attachment, cached)
+    layout = lay_out(batch) if layout is None else layout
+    nodes = Nodes(batch.rows)
+    copies = 1 if strengths is None else len(strengths)
+    lengths = torch.tensor([row.scope_length for row in batch.rows])
+    if decisions is not None:
+        decisions = decisions[batch.first].repeat_interleave(copies)
+    # Rows that share a sequence are steered alike, wherever their prompts end.
+    told_lengths = None if layout.options is not None else lengths.repeat_interleave(copies)
+    if attachment is not None and strengths is not None:
+        attachment.strength = torch.tensor(strengths).repeat(len(batch.first))
+    with told(attachment, told_lengths, decisions):
+        ids, mask, positions, how = layout.inputs(model, cached, copies)
+        longer = layout.options is None and any(len(s) > 1 for r in batch.rows for s in r.suffixes)
+        keep, where = _kept(batch, layout)
+        how = {"use_cache": longer and keeps_keys(model)} | how
+        output = forward(model, ids, mask, positions, logits_to_keep=keep.to(ids.device), **how)
+        # [S, C, columns, V]
+        logits = output.logits.unflatten(0, (-1, copies))
+        sequence, column = torch.tensor(where, device=logits.device).unbind(1)
+        found = [logits[sequence, :, column].float().log_softmax(-1)]
+        if longer:
+            cache = getattr(output, "past_key_values", None) if how["use_cache"] else None
+            found.append(options_after(model, batch.rows, ids, mask, cache, copies, attachment))
+    return _scores(batch.rows, nodes, torch.cat(found))
 
 
-def _score(
-    model: nn.Module,
-    rows: Sequence[Encoded],
-    pad: int,
-    attachment: Attachment | None,
-    cached: Cached | None,
-) -> Scores:
-    device = next(model.parameters()).device
-    ids, mask, positions, how = after([row.prefix for row in rows], cached, pad, device)
-    deep = any(len(suffix) > 1 for row in rows for suffix in row.suffixes) and keeps_keys(model)
-    keep = _columns(rows, ids.shape[1], device)
-    output = forward(model, ids, mask, positions, logits_to_keep=keep, **{"use_cache": deep} | how)
-    logits = output.logits
-    # Columns of the kept logits at which each row's measured positions lie.
-    where = {int(column): k for k, column in enumerate(keep.tolist())}
-    row_of, column_of = [], []
+def _kept(batch: Batch, layout: Layout) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Columns whose logits are needed, ascending, and where among them each node lies.
+
+    Returns:
+        int64 [k], and for each node in the order of :class:`Nodes` its sequence and place.
+    """
+    at = [
+        (layout.sequence[b], layout.columns[b][position - batch.starts[b]])
+        for b, row in enumerate(batch.rows)
+        for position in row.positions
+    ]
+    for b, columns in enumerate(layout.options or ()):
+        at += [(layout.sequence[b], column) for column in columns]
+    keep = sorted({column for _, column in at})
+    place = {column: k for k, column in enumerate(keep)}
+    return torch.tensor(keep), [(sequence, place[column]) for sequence, column in at]
+
+
+def _scores(rows: Sequence[Encoded], nodes: Nodes, log_probs: Tensor) -> Scores:
+    """Scores of n rows from their nodes' distributions, float32 [N, C, V]."""
+    copies, device = log_probs.shape[1], log_probs.device
+    width = max(1, *(len(row.suffixes) for row in rows))
+    of_row, option = torch.tensor(nodes.pairs, device=device).unbind(1)
+    options = log_probs.new_full((len(rows), width, copies), float("-inf"))
+    options = options.index_put((of_row, option), total(nodes.steps, log_probs, len(nodes.pairs)))
+    counts = torch.zeros(len(rows), width, dtype=torch.long)
     for b, row in enumerate(rows):
-        offset = ids.shape[1] - len(row.prefix)
-        for position in row.positions:
-            row_of.append(b)
-            column_of.append(where[offset + position])
-    owner = torch.tensor(row_of, device=device)
-    nodes = logits[owner, torch.tensor(column_of, device=device)].float().log_softmax(-1)
+        shared = len(row.positions) - (0 if row.is_text else 1 + row.spacing)
+        for k, suffix in enumerate(row.suffixes or [()]):
+            counts[b, k] = shared + len(suffix) - row.unscored
     if rows[0].is_text:
-        return _score_texts(rows, nodes, owner)
-    cache = getattr(output, "past_key_values", None)
-    return _score_options(model, rows, ids, mask, cache, nodes, owner, attachment, pad)
-
-
-def _score_texts(rows: Sequence[Encoded], nodes: Tensor, row: Tensor) -> Scores:
-    """Log-probability of the token after each measured position, summed."""
-    following = [r.prefix[position + 1] for r in rows for position in r.positions]
-    step = nodes.gather(1, torch.tensor(following, device=nodes.device)[:, None])
-    total = nodes.new_zeros(len(rows), 1).index_add(0, row, step)
-    counts = torch.tensor([len(r.positions) for r in rows], device=nodes.device)
-    weight = 1.0 / counts[row].float()
-    return Scores(total, counts[:, None], nodes, row, weight, nodes.new_zeros(len(rows)))
-
-
-def _score_options(
-    model: nn.Module,
-    rows: Sequence[Encoded],
-    ids: Tensor,
-    mask: Tensor,
-    cache: Any,
-    nodes: Tensor,
-    row: Tensor,
-    attachment: Attachment | None,
-    pad: int,
-) -> Scores:
-    """Scores from the prompts' nodes, and from a second pass over longer options."""
-    device = nodes.device
-    width = max(len(r.suffixes) for r in rows)
-    # The shared option tokens, read off the prompt pass: node j predicts the token after it.
-    shared = spacing = nodes.new_zeros(len(rows))
-    starts = torch.zeros(len(rows), dtype=torch.long, device=device)
-    inside, token, owner, space = [], [], [], []
-    node = 0
-    for b, r in enumerate(rows):
-        starts[b] = node
-        for j, position in enumerate(r.positions[:-1]):
-            inside.append(node + j)
-            token.append(r.prefix[position + 1])
-            owner.append(b)
-            space.append(j < r.spacing)
-        node += len(r.positions)
-    weight = torch.ones(len(row), device=device)
-    if inside:
-        step = nodes[torch.tensor(inside, device=device), torch.tensor(token, device=device)]
-        of = torch.tensor(owner, device=device)
-        shared = shared.index_add(0, of, step)
-        if any(space):
-            spacing = spacing.index_add(0, of, step * torch.tensor(space, device=device))
-        weight = _reach_along_prompt(nodes, rows, device)
-    last = starts + torch.tensor([len(r.positions) - 1 for r in rows], device=device)
-
-    pairs = [(b, k, s) for b, r in enumerate(rows) for k, s in enumerate(r.suffixes)]
-    pair_row = torch.tensor([b for b, _, _ in pairs], device=device)
-    pair_option = torch.tensor([k for _, k, _ in pairs], device=device)
-    first = torch.tensor([s[0] for _, _, s in pairs], device=device)
-    scored = torch.tensor([rows[b].unscored == 0 for b, _, _ in pairs], device=device)
-    first_step = nodes[last[pair_row], first]
-    value = shared[pair_row] + torch.where(scored, first_step, first_step.new_zeros(()))
-
-    longer = [i for i, (_, _, s) in enumerate(pairs) if len(s) > 1]
-    if longer:
-        chosen = torch.tensor(longer, device=device)
-        suffixes = [pairs[i][2] for i in longer]
-        source = pair_row[chosen]
-        steps = second_pass(model, ids, mask, cache, source, suffixes, attachment, pad)
-        unscored = torch.tensor([rows[pairs[i][0]].unscored for i in longer], device=device)
-        after = torch.arange(1, 1 + steps.token.shape[1], device=device)
-        counted = steps.valid & (after[None] >= unscored[:, None])
-        value = value.index_add(0, chosen, torch.where(counted, steps.token, 0.0).sum(1))
-        # Nodes inside options: one for each distinct beginning, reached with its probability.
-        reach = weight[last][source] * first_step[chosen].exp()
-        along = torch.where(steps.valid, steps.token, 0.0).cumsum(1)
-        reached = reach[:, None] * torch.cat(
-            [torch.ones_like(along[:, :1]), along[:, :-1].exp()], 1
-        )
-        distinct = distinct_beginnings(source.tolist(), suffixes, device)
-        nodes = torch.cat([nodes, steps.log_probs[distinct]])
-        row = torch.cat([row, source[:, None].expand_as(distinct)[distinct]])
-        weight = torch.cat([weight, reached[distinct]])
-
-    options = nodes.new_full((len(rows), width), float("-inf"))
-    options = options.index_put((pair_row, pair_option), value)
-    lengths = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-    lengths[pair_row, pair_option] = torch.tensor(
-        [
-            len(rows[b].positions) - 1 - rows[b].spacing + len(s) - rows[b].unscored
-            for b, _, s in pairs
-        ],
-        device=device,
+        share = 1.0 / counts[nodes.row].to(device)
+        weight = share.expand(-1, copies)
+    else:
+        weight = nodes.weights(log_probs)
+    side_by_side = torch.arange(copies, device=device)
+    owner = torch.tensor(nodes.row, device=device)[:, None] * copies + side_by_side
+    return Scores(
+        options.transpose(1, 2).flatten(0, 1),
+        counts.to(device).repeat_interleave(copies, 0),
+        log_probs.flatten(0, 1),
+        owner.flatten(),
+        weight.flatten(),
+        total(nodes.spaces, log_probs, len(rows)).flatten(),
     )
-    return Scores(options, lengths, nodes, row, weight, spacing)
-
-
-def _reach_along_prompt(nodes: Tensor, rows: Sequence[Encoded], device: torch.device) -> Tensor:
-    """Probability of getting to each of the prompt pass's nodes, [N]; 0 within the prompt."""
-    out, node = [], 0
-    for r in rows:
-        reached = torch.ones((), device=device)
-        for j, position in enumerate(r.positions):
-            out.append(reached if j >= r.spacing else torch.zeros((), device=device))
-            if r.spacing <= j < len(r.positions) - 1:
-                reached = reached * nodes[node + j, r.prefix[position + 1]].exp()
-        node += len(r.positions)
-    return torch.stack(out)
-
-
-def _columns(rows: Sequence[Encoded], width: int, device: torch.device) -> Tensor:
-    """Columns of the padded batch at which any row is measured, ascending."""
-    columns = {width - len(r.prefix) + position for r in rows for position in r.positions}
-    return torch.tensor(sorted(columns), device=device)

@@ -9,31 +9,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import forward, told
+from equipoise.decisions.encode import Encoded
+from equipoise.decisions.forward import forward, told
 from equipoise.models.backbone import text_config
 from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:
     from equipoise.steering.attach.attachment import Attachment
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The second pass over R suffixes of up to L + 1 tokens.
-
-    ``token`` [R, L]: log-probability of each token after the first; ``valid`` [R, L]: whether
-    there is one; ``log_probs`` [R, L, V]: the distributions they were taken from.
-    """
-
-    token: Tensor
-    valid: Tensor
-    log_probs: Tensor
 
 
 def keeps_keys(model: nn.Module) -> bool:
@@ -46,40 +33,54 @@ def keeps_keys(model: nn.Module) -> bool:
     return all(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
 
 
-def second_pass(
+def keeps_all(model: nn.Module) -> bool:
+    """Whether it keeps those of all tokens; sliding windows forget, and count padding."""
+    config = text_config(model)
+    kinds = getattr(config, "layer_types", None) or ()
+    forgets = getattr(config, "sliding_window", None) is not None or any(
+        kind != "full_attention" for kind in kinds
+    )
+    return not forgets and keeps_keys(model)
+
+
+def options_after(
     model: nn.Module,
+    rows: Sequence[Encoded],
     prompts: Tensor,
     mask: Tensor,
     cache: Any,
-    source: Tensor,
-    suffixes: Sequence[Sequence[int]],
+    copies: int,
     attachment: Attachment | None,
-    pad: int,
-) -> Steps:
-    """Read the suffixes, each after its prompt.
+) -> Tensor:
+    """Read the options' tokens, each option after its prompt.
 
     Args:
         model: A causal LM.
-        prompts: int64 [B, T]; token ids of the prompts, as far as they are not cached.
-        mask: int64 [B, cached + T].
+        rows: n rows.
+        prompts: int64 [n · copies, T]; token ids of the prompts, as far as they are not cached.
+        mask: int64 [n · copies, cached + T].
         cache: What the model keeps of the prompts; None: they are read again.
-        source: int64 [R]; which prompt each suffix goes on from.
-        suffixes: R suffixes.
+        copies: How often each row was read, side by side.
         attachment: The attached steering, if any.
-        pad: A token id to pad with.
+
+    Returns:
+        float32 [M, copies, V]; log-probabilities after each proper beginning of an option, in the
+        order of :class:`equipoise.decisions.nodes.Nodes`.
     """
     device = mask.device
-    length = max(map(len, suffixes)) - 1
-    ids = torch.full((len(suffixes), length + 1), pad, device=device)
-    for r, suffix in enumerate(suffixes):
-        ids[r, : len(suffix)] = torch.tensor(suffix, device=device)
-    sizes = torch.tensor([len(s) for s in suffixes], device=device)
-    valid = torch.arange(1, length + 1, device=device)[None] < sizes[:, None]
-    reads = valid.to(mask.dtype)
+    longer = [(b, s) for b, row in enumerate(rows) for s in row.suffixes if len(s) > 1]
+    length = max(len(suffix) for _, suffix in longer) - 1
+    read = torch.zeros(len(longer), length, dtype=torch.long)
+    sizes = torch.tensor([len(suffix) - 1 for _, suffix in longer])
+    for r, (_, suffix) in enumerate(longer):
+        read[r, : len(suffix) - 1] = torch.tensor(suffix[:-1])
+    reads = (torch.arange(length) < sizes[:, None]).to(mask).repeat_interleave(copies, 0)
+    read = read.to(device).repeat_interleave(copies, 0)
+    source = torch.tensor([b * copies + c for b, _ in longer for c in range(copies)], device=device)
     prompt_mask = mask[source]
     full_mask = torch.cat([prompt_mask, reads], 1)
     positions = prompt_mask.sum(1, keepdim=True) + torch.arange(length, device=device)
-    read, how = ids[:, :-1], {"past_key_values": cache}
+    how = {"past_key_values": cache}
     if cache is None:
         read, how = torch.cat([prompts[source], read], 1), {"use_cache": False}
         positions = torch.cat([(prompt_mask.cumsum(1) - 1).clamp(min=0), positions], 1)
@@ -88,9 +89,9 @@ def second_pass(
         select_rows(cache, source.cpu())  # its layers may be on several devices
     with _following(attachment, source):
         logits = forward(model, read, full_mask, positions, **how).logits
-    log_probs = logits.float().log_softmax(-1)
-    token = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return Steps(token, valid, log_probs)
+    once = _first_occurrences(longer, length).to(device)
+    found = logits.float().log_softmax(-1).unflatten(0, (-1, copies))
+    return found.transpose(1, 2)[once]
 
 
 @contextlib.contextmanager
@@ -113,17 +114,14 @@ def _following(attachment: Attachment | None, source: Tensor) -> Iterator[None]:
         attachment.strength = strength
 
 
-def distinct_beginnings(
-    source: Sequence[int], suffixes: Sequence[Sequence[int]], device: torch.device
-) -> Tensor:
-    """Bool [R, L]: the first place each proper beginning of a row's options occurs."""
-    length = max(map(len, suffixes)) - 1
+def _first_occurrences(longer: Sequence[tuple[int, Sequence[int]]], length: int) -> Tensor:
+    """Bool [R, length]: the first place each proper beginning of a row's options occurs."""
     seen: set[tuple[int, tuple[int, ...]]] = set()
-    out = torch.zeros(len(suffixes), length, dtype=torch.bool)
-    for r, (b, suffix) in enumerate(zip(source, suffixes, strict=True)):
+    out = torch.zeros(len(longer), length, dtype=torch.bool)
+    for r, (b, suffix) in enumerate(longer):
         for end in range(1, len(suffix)):
             key = (b, tuple(suffix[:end]))
             if key not in seen:
                 seen.add(key)
                 out[r, end - 1] = True
-    return out.to(device)
+    return out

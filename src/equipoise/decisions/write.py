@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equipoise.decisions.batch import counts_padding, left_pad
+from equipoise.decisions.batch import counts_padding
 from equipoise.decisions.encode import prompt_text, token_ids
+from equipoise.decisions.forward import left_pad
 from equipoise.decisions.ladder import BATCH_TOKENS, attached
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.batch import batches
+from equipoise.decisions.batch import Batch, batches
+from equipoise.decisions.packing import kinds_of
 from equipoise.decisions.score import Normalise, Scores, score
 from equipoise.methods.dso.pools import Pool
 from equipoise.steering import Attachment
@@ -62,13 +63,14 @@ class Pass:
         self._base = [draw.pool.nodes[i] for draw, i in where]
         opens = [draw.opens for draw in draws if draw.opens is not None]
         self._opens = torch.cat(opens) if opens else None
-        self._chunks = list(batches(model, self._rows, batch_tokens))
-        self._split = sum(
-            len(chunk) * max(self._rows[i].cost for i in chunk) for chunk in self._chunks
-        ) > max(batch_tokens, max(row.cost for row in self._rows))
+        kinds = kinds_of(model, len(self._rows), attachment, self._opens)
+        self._chunks = list(batches(model, self._rows, batch_tokens, kinds=kinds))
+        self._split = sum(chunk.tokens for chunk in self._chunks) > max(
+            batch_tokens, max(row.cost for row in self._rows)
+        )
         with torch.set_grad_enabled(not self._split):
             read = [self._read(chunk) for chunk in self._chunks]
-        order = torch.tensor([i for chunk in self._chunks for i in chunk]).argsort()
+        order = torch.tensor([i for chunk in self._chunks for i in chunk.index]).argsort()
         self.options = torch.cat([options for options, _ in read])[order.to(read[0][0].device)]
         self.kl = torch.cat([kl for _, kl in read])[order.to(read[0][1].device)]
         if self._split:
@@ -84,7 +86,7 @@ class Pass:
         for chunk in self._chunks:
             options, kl = self._read(chunk)
             shares = [
-                (part, gradient[chunk])
+                (part, gradient[chunk.index])
                 for part, gradient in ((options, by_options), (kl, by_kl))
                 if gradient is not None and part.requires_grad
             ]
@@ -92,18 +94,18 @@ class Pass:
                 parts, gradients = zip(*shares, strict=True)
                 torch.autograd.backward(parts, gradients)
 
-    def _read(self, chunk: list[int]) -> tuple[Tensor, Tensor]:
+    def _read(self, chunk: Batch) -> tuple[Tensor, Tensor]:
         """Option scores and KL of some rows, [rows, width] and [rows]."""
         found = score(
             self._model,
-            [self._rows[i] for i in chunk],
+            chunk,
             attachment=self._attachment,
-            decisions=None if self._opens is None else self._opens[chunk],
+            decisions=None if self._opens is None else self._opens[chunk.index],
         )
         options = found.scored(self._normalise)
         beyond = self._width - options.shape[1]
         options = nn.functional.pad(options, (0, beyond), value=float("-inf"))
-        return options, found.kl(_in_node_order([self._base[i] for i in chunk], found))
+        return options, found.kl(_in_node_order([self._base[i] for i in chunk.index], found))
 
 
 def _in_node_order(stacked: Sequence[Tensor], found: Scores) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.batch import Batch
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.score import score
 from equipoise.models import Model
@@ -34,7 +35,7 @@ def site_scale(model: Model, paths: Sequence[str], rows: Sequence[Encoded]) -> d
     try:
         with torch.no_grad():
             for row in rows:
-                score(model.hf, [row])
+                score(model.hf, Batch.of([row]))
     finally:
         for handle in handles:
             handle.remove()

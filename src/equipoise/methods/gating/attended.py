@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from equipoise.decisions.activations import Prompt, check_reached, encode_prompt, listening
-from equipoise.decisions.batch import batches, forward, left_pad
+from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, prompt_text
+from equipoise.decisions.forward import forward, left_pad
 from equipoise.errors import EquipoiseError
 from equipoise.methods.method import some_items
 from equipoise.models import Model
@@ -116,15 +117,15 @@ def _activations(
     rows = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in whole]
     read: dict[int, Tensor] = {}
     with listening(model, sites, read.__setitem__):
-        for index in batches(model.hf, rows, BATCH_TOKENS):
+        for batch in batches(model.hf, rows, BATCH_TOKENS):
             read.clear()
-            ids, mask = left_pad([rows[i].prefix for i in index], 0, model.device)
+            ids, mask = left_pad([row.prefix for row in batch.rows], 0, model.device)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             last = torch.tensor([ids.shape[1] - 1], device=model.device)
             with torch.inference_mode():
                 forward(model.hf, ids, mask, positions, logits_to_keep=last, use_cache=False)
             check_reached(sites, set(range(len(sites))) - set(read))
-            yield index, [read[number].float() for number in range(len(sites))], mask.bool()
+            yield batch.index, [read[number].float() for number in range(len(sites))], mask.bool()
 
 
 def _query(h: np.ndarray, wanted: np.ndarray) -> Tensor:

@@ -1,0 +1,104 @@
+"""Whether rows may share a sequence: a model that reads trees, a steering that they do not change.
+
+Where they may not, each row is a sequence of its own (:mod:`equipoise.decisions.suffixes`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.decisions.batch import Batch, batches
+from equipoise.decisions.encode import Encoded
+from equipoise.decisions.forward import forward
+from equipoise.decisions.layout import lay_out
+from equipoise.decisions.suffixes import keeps_all
+from equipoise.models.backbone import text_config
+from equipoise.steering.attach.runtime import Runtime
+
+if TYPE_CHECKING:
+    from equipoise.steering.attach.attachment import Attachment
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[object, bool]] = WeakKeyDictionary()
+_CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_CLOSE_IN_HALF = 0.1
+
+
+def kinds_of(
+    model: nn.Module, n: int, attachment: Attachment | None = None, decisions: Tensor | None = None
+) -> list[float] | None:
+    """Which of n items may share a sequence: those of the same kind; None: none may.
+
+    A steering must treat all tokens of a sequence alike: those of rows that its gate opens for
+    alike, if it has a gate that was asked.
+
+    Args:
+        model: A causal LM.
+        n: How many items.
+        attachment: The attached steering that is told of the rows, if any.
+        decisions: float32 [n]; what its row gate says of them, if it was asked.
+    """
+    runtime = Runtime.of(model)
+    for other in [] if runtime is None else runtime.attachments:
+        gated = other is attachment and other.row_gate is not None and decisions is not None
+        alike = other.static or (gated and other.steering.scope.everywhere)
+        if not alike or (other is not attachment and other.strength.ndim):
+            return None
+    if not reads_trees(model):
+        return None
+    return [0.0] * n if decisions is None else decisions.tolist()
+
+
+def reads_trees(model: nn.Module) -> bool:
+    """Whether a model reads several rows in one sequence as it reads each alone.
+
+    Found by trying, once: a tree of three rows, and each of them. A model may take no mask or no
+    positions of ours, or make its own of them.
+    """
+    if not keeps_all(model):
+        return False
+    known = _KNOWN.setdefault(model, {})
+    attention = getattr(text_config(model), "_attn_implementation", None)
+    kind = attention, next(p.dtype for p in model.parameters() if p.is_floating_point())
+    if kind not in known:
+        runtime = Runtime.of(model)
+        with contextlib.nullcontext() if runtime is None else runtime.mute(), torch.no_grad():
+            try:
+                known[kind] = _agree(model)
+            except Exception:  # whatever it takes exception to, it reads them row by row
+                known[kind] = False
+    return known[kind]
+
+
+def _agree(model: nn.Module) -> bool:
+    config = text_config(model)
+    ids = torch.linspace(1, config.vocab_size - 1, 40).long().tolist()
+    stem, ends = ids[:6], (ids[6:16], ids[16:18], ids[18:30])
+    rows = [
+        Encoded((*stem, *end), ((ids[30], ids[31]), (ids[32],)), (len(stem) + len(end) - 1,))
+        for end in ends
+    ]
+    (together,) = batches(model, rows, 1 << 16, kinds=[0] * len(rows))
+    if together.sequences is None:
+        return False
+    found = _last(model, together)
+    scale = found.std().clamp(min=1e-12)
+    limit = _CLOSE.get(found.dtype, _CLOSE_IN_HALF)
+    for b, i in enumerate(together.index):
+        alone = _last(model, Batch.of([rows[i]]))[0]
+        if not bool(((found[b] - alone).abs() <= limit * scale).all()):
+            return False
+    return True
+
+
+def _last(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits after the last prompt token of each row, [n, V]."""
+    layout = lay_out(batch)
+    ids, mask, positions, how = layout.inputs(model, None, 1)
+    logits = forward(model, ids, mask, positions, use_cache=False, **how).logits
+    last = [columns[-1] for columns in layout.columns]
+    return logits[layout.sequence, last]
