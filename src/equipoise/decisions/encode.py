@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from equipoise.decisions.tokens import token_ids
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
 from equipoise.tasks.item import Item
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 TOKENISED = 256
 """Items tokenised in one call: enough for the tokenizer's own threads."""
@@ -80,28 +81,6 @@ def prompt_text(model: Model, prompt: str) -> str:
         raise EquipoiseError(
             f"the chat template of {model.name} cannot be used: {error}; --no-chat goes without it"
         ) from error
-
-
-def token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
-) -> list[list[int]]:
-    """Texts as a model reads them that is to go on: nothing follows their last word.
-
-    If ``special``, with the tokens that the tokenizer puts before a text; never with those that
-    some put after it: beyond an end of text there is nothing to decide.
-    """
-    # Lengths are ours to judge, and long texts are read in windows: no warning of its own.
-    found = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
-    after = _special_tokens_after(tokenizer) if special else 0
-    return [list(ids[: len(ids) - after]) for ids in found]
-
-
-def _special_tokens_after(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many special tokens a tokenizer puts after a text."""
-    bare, whole = (list(tokenizer.encode("a", add_special_tokens=how)) for how in (False, True))
-    extra = len(whole) - len(bare)
-    before = next((k for k in range(extra + 1) if whole[k : k + len(bare)] == bare), extra)
-    return extra - before
 
 
 def encode_item(model: Model, item: Item) -> Encoded:
@@ -214,7 +193,13 @@ def encode_text(model: Model, text: str, *, window: int = 256) -> list[Encoded]:
     return [Encoded(tuple(p), (), tuple(range(len(p) - 1))) for p in pieces if len(p) > 1]
 
 
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """How many tokens two rows begin with alike."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((k for k, (x, y) in pairs if x != y), min(len(a), len(b)))
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

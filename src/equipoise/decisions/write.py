@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from equipoise.decisions.batch import counts_padding
-from equipoise.decisions.encode import prompt_text, token_ids
+from equipoise.decisions.encode import prompt_text
 from equipoise.decisions.forward import left_pad
 from equipoise.decisions.ladder import BATCH_TOKENS, attached
+from equipoise.decisions.tokens import token_ids
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
