@@ -136,6 +136,7 @@ def write_jsonl(path: Path, items: list[Item]) -> None:
 
 def write_tasks(folder: Path, seed: int, draw: int = 1) -> None:
     """Write both files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "coreference.jsonl", coreference_items(seed, draw))
     write_jsonl(folder / "skills.jsonl", skill_items(seed, draw))
 
@@ -143,7 +144,7 @@ def write_tasks(folder: Path, seed: int, draw: int = 1) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="an existing folder")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", type=int, default=1, help="of the held-out items")
     args = parser.parse_args()
