@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 from torch import nn
@@ -76,6 +78,12 @@ class Batch:
             return len(self.rows) * max(costs)
         sizes = (sum(len(tree.tokens) for tree in trees) for trees in self.sequences)
         return len(self.sequences) * max(sizes)
+
+    @property
+    def room(self) -> float:
+        """What it takes of a budget: its tokens, or as many as its cached ones weigh."""
+        cached = len(self.first) * max(self.starts)
+        return max(self.tokens, cached / CACHED_PER_TOKEN)
 
 
 def batches(
@@ -160,26 +168,52 @@ def _trees(
     keys = [numbers.setdefault((kinds[i], rows[i].prefix[: starts[i]]), len(numbers)) for i in some]
     items, ahead = [rows[i] for i in some], [starts[i] for i in some]
     width = text_config(model).hidden_size
-    trees = grow(items, ahead, keys, width, budget)
+    trees = list(grow(items, ahead, keys, width, budget))
+    largest: dict[int, int] = {}
+    for tree in trees:
+        largest[tree.key] = max(len(tree.tokens), largest.get(tree.key, 0))
 
-    def batch(taken: list[Tree]) -> Batch:
-        places = [number for tree in taken for number in tree.prompts]
-        at = {number: place for place, number in enumerate(places)}
-        sequences: list[list[Tree]] | None
-        sequences = side_by_side([tree.renumbered(at) for tree in taken], width)
-        index = [some[number] for number in places]
-        if all(tree.is_row for tree in taken):  # a mask of its own for each token would only cost
-            sequences = None
-        return Batch(index, [rows[i] for i in index], [starts[i] for i in index], sequences)
+    def place(tree: Tree) -> tuple[Any, ...]:
+        return tree.start > 0, largest[tree.key], tree.key, len(tree.tokens)
 
+    waiting = deque(sorted(trees, key=place))
+    while waiting:
+        taken = _next(waiting, budget)
+        batch = _together(taken, rows, some, width)
+        while len(taken) > 1 and batch.room > budget:
+            waiting.appendleft(taken.pop())
+            batch = _together(taken, rows, some, width)
+        yield batch
+
+
+def _next(waiting: deque[Tree], budget: int) -> list[Tree]:
+    """Take those trees that fit into a batch if their sequences can be filled."""
     taken: list[Tree] = []
-    tokens = 0
-    for tree in sorted(trees, key=lambda tree: (tree.start > 0, tree.key, len(tree.tokens))):
-        size = len(tree.tokens)
-        if taken and (tokens + size > budget or (taken[0].start > 0) != (tree.start > 0)):
-            yield batch(taken)
-            taken, tokens = [], 0
-        taken.append(tree)
-        tokens += size
-    if taken:
-        yield batch(taken)
+    tokens: Counter[int] = Counter()
+    longest = cached = 0.0
+    rows = True
+    while waiting:
+        tree = waiting[0]
+        tokens[tree.key] += len(tree.tokens)
+        longest, cached = max(longest, len(tree.tokens)), max(cached, tree.start)
+        rows = rows and tree.is_row
+        sequences = len(taken) + 1 if rows else sum(ceil(n / longest) for n in tokens.values())
+        full = sequences * max(longest, cached / CACHED_PER_TOKEN) > budget
+        if taken and (full or (taken[0].start > 0) != (tree.start > 0)):
+            break
+        taken.append(waiting.popleft())
+    return taken
+
+
+def _together(
+    trees: Sequence[Tree], rows: Sequence[Encoded], some: Sequence[int], width: int
+) -> Batch:
+    """A batch of trees, which number ``some`` of the rows; of single rows, one of rows."""
+    numbers = [number for tree in trees for number in tree.prompts]
+    starts = [tree.start for tree in trees for _ in tree.prompts]
+    sequences = None
+    if not all(tree.is_row for tree in trees):  # else a mask for each token would only cost
+        place = {number: k for k, number in enumerate(numbers)}
+        sequences = side_by_side([tree.renumbered(place) for tree in trees], width)
+    index = [some[number] for number in numbers]
+    return Batch(index, [rows[i] for i in index], starts, sequences)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from equipoise.steering.attach.attachment import Attachment
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, bool]] = WeakKeyDictionary()
+# Others take masks for something else: flash kernels would read out of bounds on a GPU.
+_READ_MASKS = ("eager", "sdpa", "flex_attention")
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _CLOSE_IN_HALF = 0.1
 
@@ -42,6 +44,8 @@ def kinds_of(
         attachment: The attached steering that is told of the rows, if any.
         decisions: float32 [n]; what its row gate says of them, if it was asked.
     """
+    if n < 2:
+        return None
     runtime = Runtime.of(model)
     for other in [] if runtime is None else runtime.attachments:
         gated = other is attachment and other.row_gate is not None and decisions is not None
@@ -56,32 +60,39 @@ def kinds_of(
 def reads_trees(model: nn.Module) -> bool:
     """Whether a model reads several rows in one sequence as it reads each alone.
 
-    Found by trying, once: a tree of three rows, and each of them. A model may take no mask or no
+    Found by trying, once: a tree of rows, and each of them. A model may take no mask or no
     positions of ours, or make its own of them.
     """
-    if not keeps_all(model):
+    attention = getattr(text_config(model), "_attn_implementation", None) or "eager"
+    if attention not in _READ_MASKS or not keeps_all(model):
         return False
     known = _KNOWN.setdefault(model, {})
-    attention = getattr(text_config(model), "_attn_implementation", None)
-    kind = attention, next(p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    kind = attention, dtype, model.training
     if kind not in known:
         runtime = Runtime.of(model)
         with contextlib.nullcontext() if runtime is None else runtime.mute(), torch.no_grad():
             try:
                 known[kind] = _agree(model)
+            except torch.OutOfMemoryError:
+                raise
             except Exception:  # whatever it takes exception to, it reads them row by row
                 known[kind] = False
     return known[kind]
 
 
 def _agree(model: nn.Module) -> bool:
+    """Try rows of which one is the stem of the others.
+
+    All its tokens are measured, so they come last in the sequence, after those that follow them:
+    a model that also goes by the order of columns (masks or windows of its own) cannot agree.
+    """
     config = text_config(model)
     ids = torch.linspace(1, config.vocab_size - 1, 40).long().tolist()
-    stem, ends = ids[:6], (ids[6:16], ids[16:18], ids[18:30])
-    rows = [
-        Encoded((*stem, *end), ((ids[30], ids[31]), (ids[32],)), (len(stem) + len(end) - 1,))
-        for end in ends
-    ]
+    stem, options = tuple(ids[:6]), ((ids[30], ids[31]), (ids[32],))
+    rows = [Encoded(stem, options, tuple(range(len(stem))))]
+    for end in (ids[6:16], ids[16:18], ids[18:30]):
+        rows.append(Encoded((*stem, *end), options, (len(stem) + len(end) - 1,)))
     (together,) = batches(model, rows, 1 << 16, kinds=[0] * len(rows))
     if together.sequences is None:
         return False
