@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -19,7 +20,7 @@ from architectures.checks import random_steering
 from architectures.tiny import build
 
 from equipoise.decisions import packing
-from equipoise.decisions.batch import Batch, batches
+from equipoise.decisions.batch import CACHED_PER_TOKEN, Batch, batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.ladder import climb
 from equipoise.decisions.layout import lay_out
@@ -148,6 +149,55 @@ def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch) -> None:
     assert not reads_trees(model)
 
 
+def test_a_model_that_goes_by_columns_is_found_out() -> None:
+    """GPT-Neo's windows, longer than any row tried, are cut from a causal mask by column."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_layers=2,
+        attention_types=[[["global", "local"], 1]],
+        num_heads=4,
+        window_size=256,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    assert not reads_trees(GPTNeoForCausalLM(config).eval())
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention", "of_ones_own"])
+def test_attention_that_may_not_raise_is_not_tried(attention: str, monkeypatch) -> None:
+    model = build("llama", "LlamaForCausalLM")
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", attention)
+    monkeypatch.setattr(model, "forward", None)
+    assert model.config._attn_implementation == attention
+    assert not reads_trees(model)
+
+
+def test_what_passes_is_not_remembered(monkeypatch) -> None:
+    """Memory that ran out, dropout."""
+    model = build("llama", "LlamaForCausalLM")
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    assert not reads_trees(model.train())
+    monkeypatch.setattr(packing, "_KNOWN", {})
+    model.eval()
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "_agree", Mock(side_effect=torch.OutOfMemoryError))
+        with pytest.raises(torch.OutOfMemoryError):
+            reads_trees(model)
+    assert reads_trees(model)
+    assert not reads_trees(model.train())
+    assert reads_trees(model.eval())
+
+
+def test_of_one_item_nothing_is_tried(monkeypatch) -> None:
+    monkeypatch.setattr(packing, "reads_trees", Mock(side_effect=AssertionError))
+    assert kinds_of(build("llama", "LlamaForCausalLM"), 1) is None
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_packed(dtype: torch.dtype, apart) -> None:
     model = build("llama", "LlamaForCausalLM").to(dtype)
@@ -203,6 +253,8 @@ def test_every_row_is_in_its_sequence_token_by_token(rows, kinds, data) -> None:
     seen: list[int] = []
     for batch in batches(model, rows, budget, starts=starts, kinds=kinds):
         seen += batch.index
+        lone = len(batch.sequences[0]) == 1 if batch.sequences else len(batch.rows) == 1
+        assert batch.tokens <= budget or (lone and len(batch.first) == 1)
         assert batch.rows == [rows[i] for i in batch.index]
         if batch.sequences is None:
             continue
@@ -234,6 +286,34 @@ def _check_row(layout, b: int, row: Encoded, start: int) -> None:
         assert tuple(ids[attended].tolist()) == way
         assert positions[attended].tolist() == list(range(start, start + len(way)))
         assert attended[-1] == column
+
+
+def test_a_batch_is_within_its_budget_where_each_row_is_of_its_own_kind() -> None:
+    """As under a soft gate: no two share a sequence, and all are padded to the longest."""
+    lengths = [10, 200, 12, 16, 14] * 20
+    model = llama()
+    for options in (((7,), (9,)), ((7, 8), (9, 10))):
+        rows = [row(tuple(range(n)), *options) for n in lengths]
+        kinds = [k / len(rows) for k in range(len(rows))]
+        packed, alone = (
+            [batch.tokens for batch in batches(model, rows, 4096, kinds=given)]
+            for given in (kinds, None)
+        )
+        assert max(packed) <= 4096
+        assert sum(packed) <= sum(alone)
+
+
+def test_cached_beginnings_of_a_batch_are_bounded() -> None:
+    rows = [row((k, *range(1, 400), j), (7,), (9,)) for k in range(300) for j in range(4)]
+    starts, kinds = [400] * len(rows), [0] * len(rows)
+    for batch in batches(llama(), rows, 4096, starts=starts, kinds=kinds):
+        assert len(batch.first) * 400 <= CACHED_PER_TOKEN * 4096
+
+
+def test_long_rows_that_share_nothing_are_not_packed() -> None:
+    """A mask for each token would cost more than a second pass for their options."""
+    rows = [row((k, *range(1, 1500)), (7, 8), (9,)) for k in range(3)]
+    assert all(b.sequences is None for b in batches(llama(), rows, 4096, kinds=[0] * 3))
 
 
 def test_a_batch_of_single_ways_is_not_packed() -> None:

@@ -208,11 +208,11 @@ def _next(waiting: deque[Tree], budget: int) -> list[Tree]:
 def _together(
     trees: Sequence[Tree], rows: Sequence[Encoded], some: Sequence[int], width: int
 ) -> Batch:
-    """A batch of trees, which number ``some`` of the rows; of single rows, one of rows."""
+    """A batch of trees, in sequences unless all are rows; they number ``some`` of the rows."""
     numbers = [number for tree in trees for number in tree.prompts]
     starts = [tree.start for tree in trees for _ in tree.prompts]
     sequences = None
-    if not all(tree.is_row for tree in trees):  # else a mask for each token would only cost
+    if not all(tree.is_row for tree in trees):
         place = {number: k for k, number in enumerate(numbers)}
         sequences = side_by_side([tree.renumbered(place) for tree in trees], width)
     index = [some[number] for number in numbers]

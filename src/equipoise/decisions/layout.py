@@ -54,22 +54,26 @@ class Layout:
             Ids, mask and positions on the model's device, and the cache, as keyword arguments.
         """
         device = next(model.parameters()).device
-        ids, mask, positions = (
-            value.to(device).repeat_interleave(copies, 0)
-            for value in (self.ids, self.mask, self.positions)
-        )
+        ids, mask, positions = (v.to(device) for v in (self.ids, self.mask, self.positions))
         how: dict[str, Any] = {}
+        before = mask[..., :0]
         if cached is not None:
             how = {"use_cache": True, "past_key_values": cached.cache}
-            before = cached.mask.to(mask)
+            before = cached.mask[::copies].to(mask)  # copies have the same
             if mask.ndim == 3:
                 before = before[:, None].expand(-1, mask.shape[1], -1)
-            mask = torch.cat([before, mask], -1)
+        mask = torch.cat([before, mask], -1)
         if mask.ndim == 3:
             dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
             added = torch.zeros(mask.shape, dtype=dtype, device=device)
             mask = added.masked_fill_(~mask, torch.finfo(dtype).min)[:, None]
+        ids, mask, positions = (_repeated(v, copies) for v in (ids, mask, positions))
         return ids, mask, positions, how
+
+
+def _repeated(value: Tensor, copies: int) -> Tensor:
+    """Each row ``copies`` times side by side; without a copy in memory where that can be."""
+    return value[:, None].expand(-1, copies, *value.shape[1:]).flatten(0, 1)
 
 
 def lay_out(batch: Batch, pad: int = 0) -> Layout:

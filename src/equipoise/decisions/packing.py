@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from equipoise.steering.attach.attachment import Attachment
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, bool]] = WeakKeyDictionary()
-# Others take masks for something else: flash kernels would read out of bounds on a GPU.
-_READ_MASKS = ("eager", "sdpa", "flex_attention")
+# Others take a mask for something else, and may not raise: flex_attention crashes on a CPU, flash
+# kernels would make lengths of it.
+_READ_MASKS = ("eager", "sdpa")
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _CLOSE_IN_HALF = 0.1
 

@@ -18,6 +18,9 @@ from equipoise.decisions.encode import Encoded, common_length
 LONGEST = 2048
 """Tokens of a sequence that several rows share, at most: its mask has as many rows and columns."""
 
+ALONE = 1024
+"""Tokens of a row up to which it pays to read its options with it if it shares nothing."""
+
 _PAIR = 3
 """Attention between two tokens costs 1 / (3 d) of a token's other work, counted generously."""
 
@@ -47,8 +50,10 @@ class Tree:
 
     @property
     def is_row(self) -> bool:
-        """Whether it is a single row that goes one way."""
-        return len(self.options) == 1 and not any(self.options.values())
+        """Whether it is a single row, and better read as one, without a mask for each token."""
+        if len(self.options) > 1:
+            return False
+        return len(self.tokens) > ALONE or not any(self.options.values())
 
     def add(self, number: int, row: Encoded) -> None:
         """Take in a row, from its token ``start`` on."""
