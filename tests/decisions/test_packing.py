@@ -36,6 +36,7 @@ READ = [
     ("opt", "OPTForCausalLM"),
     ("mixtral", "MixtralForCausalLM"),
     ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+    ("kosmos-2.5", "Kosmos2_5ForConditionalGeneration"),  # takes contiguous inputs only
 ]
 NOT_READ = [
     ("bloom", "BloomForCausalLM"),  # biases of its own, by column

@@ -67,13 +67,9 @@ class Layout:
             dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
             added = torch.zeros(mask.shape, dtype=dtype, device=device)
             mask = added.masked_fill_(~mask, torch.finfo(dtype).min)[:, None]
-        ids, mask, positions = (_repeated(v, copies) for v in (ids, mask, positions))
+        if copies > 1:
+            ids, mask, positions = (v.repeat_interleave(copies, 0) for v in (ids, mask, positions))
         return ids, mask, positions, how
-
-
-def _repeated(value: Tensor, copies: int) -> Tensor:
-    """Each row ``copies`` times side by side; without a copy in memory where that can be."""
-    return value[:, None].expand(-1, copies, *value.shape[1:]).flatten(0, 1)
 
 
 def lay_out(batch: Batch, pad: int = 0) -> Layout:
