@@ -24,7 +24,7 @@ from equipoise.decisions.batch import CACHED_PER_TOKEN, Batch, batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.ladder import climb
 from equipoise.decisions.layout import lay_out
-from equipoise.decisions.packing import kinds_of, reads_trees
+from equipoise.decisions.packing import packable_kinds, reads_trees
 from equipoise.decisions.score import score
 from equipoise.models import Model
 from equipoise.steering import ProbeGate, Steering
@@ -81,7 +81,7 @@ def apart(monkeypatch):
 
     def call(*given):
         with monkeypatch.context() as patched:
-            patched.setattr("equipoise.decisions.ladder.kinds_of", lambda *_: None)
+            patched.setattr("equipoise.decisions.ladder.packable_kinds", lambda *_: None)
             return scored(*given)
 
     return call
@@ -123,17 +123,17 @@ def test_what_tells_tokens_of_a_row_apart_is_not_packed() -> None:
     transforms = random_steering(model).transforms
     n = len(ROWS)
     with Steering(transforms).applied(model, 1.0) as attachment:
-        assert kinds_of(model, n, attachment) == [0.0] * n
+        assert packable_kinds(model, n, attachment) == [0.0] * n
         attachment.strength = torch.tensor([0.0, 1.0])
-        assert kinds_of(model, n) is None  # of another's steering: not ours to rearrange
+        assert packable_kinds(model, n) is None  # of another's steering: not ours to rearrange
     with Steering(transforms, scope="last_prompt").applied(model, 1.0) as attachment:
-        assert kinds_of(model, n, attachment) is None
-        assert kinds_of(model, n) is None
+        assert packable_kinds(model, n, attachment) is None
+        assert packable_kinds(model, n) is None
     gate = ProbeGate("model.layers.0", torch.ones(model.config.hidden_size), 0.0, unit="row")
     with Steering(transforms, gate=gate).applied(model, 1.0) as attachment:
-        assert kinds_of(model, n, attachment) is None  # it was not asked
+        assert packable_kinds(model, n, attachment) is None  # it was not asked
         opens = torch.tensor([1.0, 0.0] * 3)
-        assert kinds_of(model, n, attachment, opens) == opens.tolist()
+        assert packable_kinds(model, n, attachment, opens) == opens.tolist()
 
 
 def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch) -> None:
@@ -196,7 +196,7 @@ def test_what_passes_is_not_remembered(monkeypatch) -> None:
 
 def test_of_one_item_nothing_is_tried(monkeypatch) -> None:
     monkeypatch.setattr(packing, "reads_trees", Mock(side_effect=AssertionError))
-    assert kinds_of(build("llama", "LlamaForCausalLM"), 1) is None
+    assert packable_kinds(build("llama", "LlamaForCausalLM"), 1) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -9,7 +9,7 @@ import torch
 from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import decide, score_texts
 from equipoise.decisions.encode import encode_item
-from equipoise.decisions.packing import kinds_of
+from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.score import score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
@@ -116,7 +116,7 @@ def test_all_strengths_at_once_are_each_on_its_own(
 @pytest.mark.parametrize("packed", [True, False])
 def test_rows_at_strength_0_are_bit_identical_to_the_base(tiny: Model, packed: bool) -> None:
     rows = [encode_item(tiny, item) for item in ITEMS]
-    kinds = kinds_of(tiny.hf, len(rows)) if packed else None
+    kinds = packable_kinds(tiny.hf, len(rows)) if packed else None
     (batch,) = batches(tiny.hf, rows, 1 << 12, kinds=kinds)
     assert (batch.sequences is not None) == packed
     with torch.inference_mode():

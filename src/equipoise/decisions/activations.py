@@ -20,7 +20,7 @@ from equipoise.decisions.decision import Decisions
 from equipoise.decisions.encode import Encoded, encode_item, encode_items, encode_text
 from equipoise.decisions.forward import forward
 from equipoise.decisions.layout import Layout, lay_out
-from equipoise.decisions.packing import kinds_of
+from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
@@ -178,7 +178,7 @@ def _continued(
     starts = [start for start, _ in spans]
     shared = shared_lengths(rows, starts) if may_share(model.hf, None) else [0] * len(rows)
     prefixes = Prefixes(model.hf, None, [0.0])
-    kinds = kinds_of(model.hf, len(rows))
+    kinds = packable_kinds(model.hf, len(rows))
     for batch in batches(model.hf, rows, batch_tokens, starts=shared, kinds=kinds):
         yield batch, prefixes.read(batch.beginnings)
 

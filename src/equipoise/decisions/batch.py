@@ -53,10 +53,9 @@ class Batch:
     sequences: list[list[Tree]] | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Encoded], index: Sequence[int] | None = None) -> Batch:
-        """Some of ``rows`` (None: all), each a sequence, read from its beginning."""
-        chosen = list(range(len(rows))) if index is None else list(index)
-        return cls(chosen, [rows[i] for i in chosen], [0] * len(chosen))
+    def of(cls, rows: Sequence[Encoded]) -> Batch:
+        """Rows, each a sequence, read from its beginning."""
+        return cls(list(range(len(rows))), list(rows), [0] * len(rows))
 
     @cached_property
     def first(self) -> list[int]:

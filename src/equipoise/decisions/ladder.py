@@ -12,7 +12,7 @@ import torch
 from equipoise.decisions.batch import batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.openings import row_decisions
-from equipoise.decisions.packing import kinds_of
+from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.prefixes import Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import Scores, score
 from equipoise.errors import EquipoiseError
@@ -49,7 +49,7 @@ def climb(
         decisions = row_decisions(model.hf, rows, attachment, batch_tokens)
         shared = shared_lengths(rows) if may_share(model.hf, attachment) else [0] * len(rows)
         prefixes = Prefixes(model.hf, attachment, ladder)
-        kinds = kinds_of(model.hf, len(rows), attachment, decisions)
+        kinds = packable_kinds(model.hf, len(rows), attachment, decisions)
         for batch in batches(model.hf, rows, batch_tokens, copies, shared, kinds):
             found = score(
                 model.hf,
@@ -65,10 +65,9 @@ def climb(
                 divergence = kl.double().cpu().numpy().reshape(-1, copies).T[: len(asked)]
             if copies > len(asked):
                 found = _drop_last(found, copies)
-            index = batch.index
-            yield index, found, divergence
+            yield batch.index, found, divergence
             if progress is not None:
-                progress(len(index))
+                progress(len(batch.index))
 
 
 def _base_nodes(found: Scores, copies: int, base: int) -> torch.Tensor:

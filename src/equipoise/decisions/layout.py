@@ -14,6 +14,7 @@ from equipoise.decisions.batch import Batch
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.forward import left_pad
 from equipoise.decisions.trees import Tree
+from equipoise.models.backbone import weights_dtype
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
@@ -64,7 +65,7 @@ class Layout:
                 before = before[:, None].expand(-1, mask.shape[1], -1)
         mask = torch.cat([before, mask], -1)
         if mask.ndim == 3:
-            dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+            dtype = weights_dtype(model)
             added = torch.zeros(mask.shape, dtype=dtype, device=device)
             mask = added.masked_fill_(~mask, torch.finfo(dtype).min)[:, None]
         if copies > 1:
@@ -72,15 +73,15 @@ class Layout:
         return ids, mask, positions, how
 
 
-def lay_out(batch: Batch, pad: int = 0) -> Layout:
-    """The sequences of a batch, padded on the left with token id ``pad`` (any)."""
+def lay_out(batch: Batch) -> Layout:
+    """The sequences of a batch, padded on the left (with token 0, which nothing attends to)."""
     if batch.sequences is None:
-        return _row_by_row(batch.rows, batch.starts, pad)
-    return _tree_by_tree(batch.rows, batch.sequences, pad)
+        return _row_by_row(batch.rows, batch.starts)
+    return _tree_by_tree(batch.rows, batch.sequences)
 
 
-def _row_by_row(rows: Sequence[Encoded], starts: Sequence[int], pad: int) -> Layout:
-    ids, mask = left_pad([row.prefix[n:] for row, n in zip(rows, starts, strict=True)], pad)
+def _row_by_row(rows: Sequence[Encoded], starts: Sequence[int]) -> Layout:
+    ids, mask = left_pad([row.prefix[n:] for row, n in zip(rows, starts, strict=True)], 0)
     width = ids.shape[1]
     positions = ((mask.cumsum(1) - 1) + torch.tensor(starts)[:, None]).clamp(min=0)
     columns = [
@@ -89,14 +90,13 @@ def _row_by_row(rows: Sequence[Encoded], starts: Sequence[int], pad: int) -> Lay
     return Layout(ids, positions, mask, list(range(len(rows))), columns)
 
 
-def _tree_by_tree(rows: Sequence[Encoded], sequences: Sequence[Sequence[Tree]], pad: int) -> Layout:
+def _tree_by_tree(rows: Sequence[Encoded], sequences: Sequence[Sequence[Tree]]) -> Layout:
     """Tokens after which something is decided come last: few columns hold them, and need logits.
 
     With positions and a mask of its own for each token, the order does not matter.
     """
     width = max(sum(len(tree.tokens) for tree in trees) for trees in sequences)
-    ids = np.full((len(sequences), width), pad)
-    positions = np.zeros_like(ids)
+    ids, positions = np.zeros((2, len(sequences), width), dtype=np.int64)
     mask = np.zeros((len(sequences), width, width), dtype=bool)
     mask[:, np.arange(width), np.arange(width)] = True  # padding attends to itself
     sequence = [0] * len(rows)

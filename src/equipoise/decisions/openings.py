@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from equipoise.decisions.batch import batches
 from equipoise.decisions.encode import Encoded
-from equipoise.decisions.forward import forward, left_pad
+from equipoise.decisions.forward import forward
+from equipoise.decisions.layout import lay_out
 from equipoise.errors import SteeringError
 from equipoise.models import Model
 from equipoise.steering.attach.forward import Forward
@@ -73,8 +74,7 @@ def _ask(
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)
     for batch in batches(model, prompts, batch_tokens):
-        ids, mask = left_pad([row.prefix for row in batch.rows], 0, device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        ids, mask, positions, _ = lay_out(batch).inputs(model, None, 1)
         read = partial(forward, model, ids, mask, positions, use_cache=False)
         told = Forward(ids.shape[0], ids.shape[1], device, attention=mask)
         found[batch.index] = gate.ask(read, told).to(device)

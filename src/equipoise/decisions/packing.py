@@ -17,7 +17,7 @@ from equipoise.decisions.encode import Encoded
 from equipoise.decisions.forward import forward
 from equipoise.decisions.layout import lay_out
 from equipoise.decisions.suffixes import keeps_all
-from equipoise.models.backbone import text_config
+from equipoise.models.backbone import text_config, weights_dtype
 from equipoise.steering.attach.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _CLOSE_IN_HALF = 0.1
 
 
-def kinds_of(
+def packable_kinds(
     model: nn.Module, n: int, attachment: Attachment | None = None, decisions: Tensor | None = None
 ) -> list[float] | None:
     """Which of n items may share a sequence: those of the same kind; None: none may.
@@ -51,7 +51,7 @@ def kinds_of(
     for other in [] if runtime is None else runtime.attachments:
         gated = other is attachment and other.row_gate is not None and decisions is not None
         alike = other.static or (gated and other.steering.scope.everywhere)
-        if not alike or (other is not attachment and other.strength.ndim):
+        if not alike or other.strength.ndim:  # given per row, not per sequence
             return None
     if not reads_trees(model):
         return None
@@ -68,8 +68,7 @@ def reads_trees(model: nn.Module) -> bool:
     if attention not in _READ_MASKS or not keeps_all(model):
         return False
     known = _KNOWN.setdefault(model, {})
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    kind = attention, dtype, model.training
+    kind = attention, weights_dtype(model), model.training
     if kind not in known:
         runtime = Runtime.of(model)
         with contextlib.nullcontext() if runtime is None else runtime.mute(), torch.no_grad():

@@ -26,9 +26,9 @@ def token_ids(
     some put after it: beyond an end of text there is nothing to decide.
     """
     found: list[list[int]] = [[]] * len(texts)
-    heads = _heads(tokenizer, texts, special)
-    whole = [i for i in range(len(texts)) if i not in heads]
     after = _special_tokens_after(tokenizer) if special else 0
+    heads = _heads(tokenizer, texts, special, after)
+    whole = [i for i in range(len(texts)) if i not in heads]
     for i, ids in zip(whole, _ids(tokenizer, [texts[i] for i in whole], special), strict=True):
         found[i] = ids[: len(ids) - after]
     rests = [texts[i][cut:] for i, (_, cut) in heads.items()]
@@ -56,9 +56,11 @@ def _special_tokens_after(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _heads(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool, after: int
 ) -> dict[int, tuple[list[int], int]]:
     """By text, the tokens of what it and others begin with, and how many characters these are.
+
+    ``after`` is how many special tokens are put after a text.
 
     Solved examples, mostly. Beginnings end with a line, where a token ends too; and only where the
     tokenizer reads what follows as it does within the whole text, seen on two texts.
@@ -75,21 +77,20 @@ def _heads(
             continue
         common = os.path.commonprefix([texts[i] for i in group])  # noqa: RUF071 - of texts
         cut = common.rfind("\n", 0, max(0, len(common) - _OVERLAP)) + 1
-        heads = [_head(tokenizer, texts[i], cut, special) for i in (group[0], group[-1])]
+        heads = [_head(tokenizer, texts[i], cut, special, after) for i in (group[0], group[-1])]
         if cut and heads[0] and heads[0] == heads[1]:
             found |= dict.fromkeys(group, (heads[0], cut))
     return found
 
 
 def _head(
-    tokenizer: PreTrainedTokenizerBase, text: str, cut: int, special: bool
+    tokenizer: PreTrainedTokenizerBase, text: str, cut: int, special: bool, after: int
 ) -> list[int] | None:
     """Tokens of the first characters of a text; None if the rest is read otherwise alone."""
     whole = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     ids, starts = list(whole["input_ids"]), [start for start, _ in whole["offset_mapping"]]
     if cut not in starts:
         return None
-    after = _special_tokens_after(tokenizer) if special else 0
     place = starts.index(cut)
     (rest,) = _ids(tokenizer, [text[cut:]], False)
     return ids[:place] if ids[place : len(ids) - after] == rest else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from equipoise.errors import SteeringError
@@ -184,6 +185,11 @@ def text_config(model: Model | nn.Module) -> Any:
     """The configuration of the language backbone (VLMs nest it)."""
     config: Any = unwrap(model).config
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def weights_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of a model's first weights that are not integers (quantised)."""
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
 def _join(*parts: str) -> str:

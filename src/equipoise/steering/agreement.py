@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.backbone import weights_dtype
 from equipoise.steering.choices import Recording, Replaying
 from equipoise.steering.steering import Steering
 from equipoise.steering.transforms import Affine
@@ -148,8 +149,7 @@ def tolerance(
 
 def coarsest(model: nn.Module, logits: Tensor) -> torch.dtype:
     """The dtype that a model's logits are rounded by: its own, or that of its weights."""
-    weights = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    return max(weights, logits.dtype, key=lambda kind: torch.finfo(kind).eps)
+    return max(weights_dtype(model), logits.dtype, key=lambda kind: torch.finfo(kind).eps)
 
 
 def is_half(model: nn.Module, logits: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.decisions.batch import Batch, batches
-from equipoise.decisions.packing import kinds_of
+from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.score import Normalise, Scores, score
 from equipoise.methods.dso.pools import Pool
 from equipoise.steering import Attachment
@@ -63,7 +63,7 @@ class Pass:
         self._base = [draw.pool.nodes[i] for draw, i in where]
         opens = [draw.opens for draw in draws if draw.opens is not None]
         self._opens = torch.cat(opens) if opens else None
-        kinds = kinds_of(model, len(self._rows), attachment, self._opens)
+        kinds = packable_kinds(model, len(self._rows), attachment, self._opens)
         self._chunks = list(batches(model, self._rows, batch_tokens, kinds=kinds))
         self._split = sum(chunk.tokens for chunk in self._chunks) > max(
             batch_tokens, max(row.cost for row in self._rows)

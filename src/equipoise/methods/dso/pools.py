@@ -12,7 +12,7 @@ from torch import Tensor
 from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS, Progress
 from equipoise.decisions.encode import Encoded, encode_items, encode_text
-from equipoise.decisions.packing import kinds_of
+from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
@@ -74,7 +74,9 @@ def _with_base(
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
     nodes: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
-        for batch in batches(model.hf, rows, BATCH_TOKENS, kinds=kinds_of(model.hf, len(rows))):
+        for batch in batches(
+            model.hf, rows, BATCH_TOKENS, kinds=packable_kinds(model.hf, len(rows))
+        ):
             found, index = score(model.hf, batch), batch.index
             options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):

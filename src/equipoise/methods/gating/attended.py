@@ -13,7 +13,8 @@ from equipoise.decisions.activations import Prompt, check_reached, encode_prompt
 from equipoise.decisions.batch import batches
 from equipoise.decisions.decide import BATCH_TOKENS
 from equipoise.decisions.encode import Encoded, prompt_text
-from equipoise.decisions.forward import forward, left_pad
+from equipoise.decisions.forward import forward
+from equipoise.decisions.layout import lay_out
 from equipoise.errors import EquipoiseError
 from equipoise.methods.method import some_items
 from equipoise.models import Model
@@ -119,8 +120,7 @@ def _activations(
     with listening(model, sites, read.__setitem__):
         for batch in batches(model.hf, rows, BATCH_TOKENS):
             read.clear()
-            ids, mask = left_pad([row.prefix for row in batch.rows], 0, model.device)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            ids, mask, positions, _ = lay_out(batch).inputs(model.hf, None, 1)
             last = torch.tensor([ids.shape[1] - 1], device=model.device)
             with torch.inference_mode():
                 forward(model.hf, ids, mask, positions, logits_to_keep=last, use_cache=False)
