@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from equipoise.decisions.tokens import token_ids
+from equipoise.decisions.tokens import common_length, token_ids
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
 from equipoise.models.positions import longest_input, too_long
@@ -191,15 +191,3 @@ def encode_text(model: Model, text: str, *, window: int = 256) -> list[Encoded]:
     window = min(window, longest_input(model) or window)
     pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
     return [Encoded(tuple(p), (), tuple(range(len(p) - 1))) for p in pieces if len(p) > 1]
-
-
-def common_length(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many tokens two rows begin with alike."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

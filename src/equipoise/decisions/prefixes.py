@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from equipoise.decisions.encode import Encoded, common_length
+from equipoise.decisions.encode import Encoded
 from equipoise.decisions.forward import forward, left_pad, told
 from equipoise.decisions.suffixes import keeps_all
+from equipoise.decisions.tokens import common_length
 from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from math import ceil
 
 import numpy as np
 
-from equipoise.decisions.encode import Encoded, common_length
+from equipoise.decisions.encode import Encoded
+from equipoise.decisions.tokens import common_length
 
 LONGEST = 2048
 """Tokens of a sequence that several rows share, at most: its mask has as many rows and columns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from equipoise.steering import Affine, Steering
 def site_scale(model: Model, paths: Sequence[str], rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """Root mean square of every unit at each site over the rows' tokens, {path: float32 [d]}.
 
-    Measured on the unsteered model, row by row: padding would count.
+    Measured on the unsteered model, rows of one shape together: padding would count.
     """
     squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -34,12 +35,16 @@ def site_scale(model: Model, paths: Sequence[str], rows: Sequence[Encoded]) -> d
     handles = [model.hf.get_submodule(p).register_forward_hook(record(p)) for p in paths]
     try:
         with torch.no_grad():
-            for row in rows:
-                score(model.hf, Batch.of([row]))
+            for _, alike in groupby(sorted(rows, key=_shape), key=_shape):
+                score(model.hf, Batch.of(list(alike)))
     finally:
         for handle in handles:
             handle.remove()
     return {p: (squares[p] / counts[p]).sqrt().clamp(min=1e-6) for p in paths}
+
+
+def _shape(row: Encoded) -> tuple[int, list[int]]:
+    return len(row.prefix), [len(suffix) for suffix in row.suffixes]
 
 
 def parts(steering: Steering) -> Iterator[tuple[str, str, nn.Parameter]]:
