@@ -70,7 +70,7 @@ def test_empty_cells_are_null_and_never_nan():
 
 def test_a_diverged_model_is_an_error():
     bad = answers([("Age", True, "pro", "abstain")])
-    with pytest.raises(EquipoiseError, match="the model diverged"):
+    with pytest.raises(EquipoiseError, match="not log-probabilities"):
         benchmark_scores("bbq", Decisions(bad.items, bad.scores * np.nan))
 
 

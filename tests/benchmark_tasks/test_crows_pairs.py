@@ -42,6 +42,12 @@ def test_the_task_s_options_are_the_endings(tmp_path):
         load_task("crows-pairs", data=folder)
 
 
+def test_sentences_are_compared_as_released(tmp_path):
+    folder = table(tmp_path, "0,The old  man fell. ,The young  man fell.")
+    (pair,) = read_pairs(folder)
+    assert (pair.more, pair.less) == ("The old  man fell. ", "The young  man fell.")
+
+
 def test_real_pairs(data):
     pairs = read_pairs(data / "crows-pairs")
     assert len(pairs) == 1508
@@ -52,7 +58,7 @@ def test_real_pairs(data):
     for item in task.items:
         pair = by_id[item.id]
         texts = {f"{item.prompt} {option}" for option in item.options}
-        assert texts == {pair.more, pair.less}
+        assert texts == {" ".join(text.split()) for text in (pair.more, pair.less)}
     first = [item.sides[0] == "pro" for item in task.items]
     assert 0.45 < np.mean(first) < 0.55
 

@@ -122,6 +122,35 @@ def test_sampling_is_seeded_and_leaves_the_generator_alone(tiny: Model) -> None:
     assert sample_answers(tiny, PROMPTS, rollouts=2, seed=4).texts != one.texts
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_beams", 3),
+        ("num_return_sequences", 2),
+        ("suppress_tokens", list(range(100))),
+        ("min_new_tokens", 6),
+        ("sequence_bias", [[[7], 50.0]]),
+        ("epsilon_cutoff", 0.5),
+        ("repetition_penalty", 5.0),
+        ("no_repeat_ngram_size", 1),
+        ("top_p", 0.1),
+        ("typical_p", 0.1),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_checkpoint_s_own_settings_choose_no_token(
+    tiny: Model, setting: str, value: object, temperature: float
+) -> None:
+    texts = [item.prompt for item in PROMPTS]
+    how = {"rollouts": 1 + 3 * temperature, "temperature": temperature, "max_new_tokens": 6}
+    expected = write(tiny, texts, **how).texts
+    own = tiny.hf.generation_config
+    setattr(own, setting, value)
+    assert write(tiny, texts, **how).texts == expected
+    assert tiny.hf.generation_config is own
+    assert getattr(own, setting) == value
+
+
 def test_a_model_that_counts_padding_does_not_write_to_padded_prompts(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -302,6 +303,16 @@ def reading_only_letters(model: Model) -> Model:
     alike = [token for token in range(len(embedding)) if token not in letters]
     embedding[alike] = embedding[0].clone()
     return model
+
+
+def test_probes_at_chance_are_refused_before_blocks_are_tried(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading_only_letters(tiny)
+    module = import_module("equipoise.methods.fairsteer.fit")
+    monkeypatch.setattr(module._Fit, "_score", Mock(side_effect=AssertionError))
+    with pytest.raises(EquipoiseError, match=r"does not beat chance.*at the best of 2 sites"):
+        fit(tiny, permute=False, layer_by="accuracy", force_gate=False)
 
 
 def test_a_probe_at_chance_is_refused_unless_forced(tiny: Model) -> None:

@@ -59,6 +59,16 @@ def test_threshold_lies_in_the_middle_of_a_gap() -> None:
     assert expit(threshold_for(z, [logit([0.1, 0.2])], 0.5)) == pytest.approx(0.5)
 
 
+def test_no_prompt_sits_on_the_threshold() -> None:
+    """Rounding, which differs with the batch, does not decide: the cut keeps away from logits."""
+    none, kinds = np.float32([]), [np.float32([1, 2, 3, 4]), np.float32([2.5])]
+    assert threshold_for(none, kinds, 0.0) == 4 + 2
+    assert threshold_for(none, kinds, 0.25) == 3.5
+    assert threshold_for(none, kinds, 0.5) == 2.75  # that of the other kind must stay shut
+    assert threshold_for(np.float32([1.5]), kinds, 0.25) == 3.5
+    assert threshold_for(none, [np.float32([0.5])], 0.0) == 1.0
+
+
 def test_a_saturated_probe_keeps_the_rate(tmp_path: Path) -> None:
     """Where p is 1 to rounding for what should shut and what should open."""
     rng = np.random.default_rng(0)

@@ -402,6 +402,14 @@ def test_loss_that_is_not_finite_names_the_step(tiny: Model) -> None:
         assert not module._forward_hooks
 
 
+def test_a_fit_that_no_gradient_reaches_is_none(tiny: Model) -> None:
+    """As under linears that are quantised at run time, which have no backward pass."""
+    cut = copy.deepcopy(tiny.hf)
+    cut.lm_head.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+    with pytest.raises(EquipoiseError, match="no gradient reaches the steering"):
+        fit(Model(cut, tiny.tokenizer, name="cut"))
+
+
 def test_map_that_is_not_finite_is_no_fit_and_no_checkpoint(tiny: Model, tmp_path: Path) -> None:
     """The last step's loss was still fine."""
     settings = {"learning_rate": 3e38, "l1": 0.0, "steps": 1, "checkpoint_every": 1}

@@ -36,6 +36,29 @@ def test_other_weights_and_other_shapes_are_told_apart():
     assert "shapes" in explain(marks[0], marks[2], "")
 
 
+def test_offloaded_weights_are_those_it_was_made_for(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    mark = fingerprint(build("llama"))
+    assert fingerprint(accelerate.cpu_offload(build("llama"), execution_device="cpu")) == mark
+    on_disk = accelerate.disk_offload(build("llama"), tmp_path, execution_device="cpu")
+    assert fingerprint(on_disk) == mark
+
+
+def test_tensors_of_a_quantiser_s_own_kind():
+    class Quantised(torch.Tensor):
+        def reshape(self, *shape):
+            raise NotImplementedError
+
+        def dequantize(self):
+            return self.as_subclass(torch.Tensor)
+
+    model = build("llama")
+    mark = fingerprint(model)
+    weight = model.lm_head.weight.detach().as_subclass(Quantised)
+    model.lm_head.weight = torch.nn.Parameter(weight, requires_grad=False)
+    assert fingerprint(model) == mark
+
+
 def test_meta_has_no_fingerprint():
     with torch.device("meta"):
         model = llama()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections import defaultdict
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from equipoise.decisions import Decisions
 from equipoise.errors import EquipoiseError
 from equipoise.methods import Anchors
-from equipoise.models import Model
+from equipoise.models import Model, load
 from equipoise.steering import Steering
 from equipoise.study import Result, Settings, audit, fit, run, sweep
 from equipoise.study import measure as measuring
@@ -275,8 +276,24 @@ def test_capability_without_documents_in_a_split_is_null(tiny: Model) -> None:
 
 def test_diverged_model_is_an_error(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed(monkeypatch, lambda item, k: float("nan"))
-    with pytest.raises(EquipoiseError, match="not log-probabilities"):
+    with pytest.raises(EquipoiseError, match="does so unsteered: load it in another dtype"):
         audit(tiny, small_task())
+
+
+def test_float64() -> None:
+    """transformers' plain attention is NaN in it where a row is padded."""
+    rows = audit(load("builtin:", dtype="float64"), small_task()).rows
+    assert rows[0]["per_occupation_bias"]["estimate"] == pytest.approx(
+        audit(load("builtin:"), small_task()).rows[0]["per_occupation_bias"]["estimate"], abs=1e-5
+    )
+
+
+def test_a_model_that_drops_out_at_random_is_warned_of(tiny: Model) -> None:
+    training = Model(copy.deepcopy(tiny.hf).train(), tiny.tokenizer)
+    audit(training, small_task())  # its rates are 0: a warning would be an error here
+    training.hf.config.attention_dropout = 0.1
+    with pytest.warns(UserWarning, match=r"in training mode.*call eval\(\)"):
+        audit(training, small_task())
 
 
 # ---- strengths

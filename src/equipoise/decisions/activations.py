@@ -24,7 +24,7 @@ from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
-from equipoise.models import Model
+from equipoise.models import Model, unwrap
 from equipoise.steering.address import Address, activation
 from equipoise.steering.attach.runtime import Runtime
 from equipoise.steering.gates import Reads
@@ -250,14 +250,15 @@ def listening(
     Raises:
         SteeringError: The model is steered: its activations would not be its own.
     """
-    if Runtime.of(model.hf) is not None:
+    root = unwrap(model)
+    if Runtime.of(root) is not None:
         raise SteeringError("the model is steered: detach before reading its own activations")
     handles: list[Any] = []
     try:
         for number, key in enumerate(sites):
             address = Address.parse(key)
             hook = _hook(take, number, address)
-            handles.append(address.register(address.find(model.hf), hook))
+            handles.append(address.register(address.find(root), hook))
         yield
     finally:
         for handle in handles:

@@ -15,6 +15,7 @@ from equipoise.decisions.encode import Encoded
 from equipoise.decisions.forward import left_pad
 from equipoise.decisions.trees import Tree
 from equipoise.models.backbone import weights_dtype
+from equipoise.models.model import input_device
 
 if TYPE_CHECKING:
     from equipoise.decisions.prefixes import Cached
@@ -54,7 +55,7 @@ class Layout:
         Returns:
             Ids, mask and positions on the model's device, and the cache, as keyword arguments.
         """
-        device = next(model.parameters()).device
+        device = input_device(model)
         ids, mask, positions = (v.to(device) for v in (self.ids, self.mask, self.positions))
         how: dict[str, Any] = {}
         before = mask[..., :0]

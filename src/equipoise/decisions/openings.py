@@ -16,6 +16,7 @@ from equipoise.decisions.forward import forward
 from equipoise.decisions.layout import lay_out
 from equipoise.errors import SteeringError
 from equipoise.models import Model
+from equipoise.models.model import input_device
 from equipoise.steering.attach.forward import Forward
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _ask(
     batch_tokens: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    device = next(model.parameters()).device
+    device = input_device(model)
     prompts = [Encoded(row.prefix[: row.prompt_length], (), ()) for row in rows]
     found = torch.zeros(len(rows), device=device)
     for batch in batches(model, prompts, batch_tokens):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,11 @@ from equipoise.models.positions import longest_input, too_long
 if TYPE_CHECKING:
     from equipoise.steering import Steering
 
-# A checkpoint's own generation settings (Qwen's, say) would draw from another distribution than
-# the one whose log-probabilities train a policy.
-_WHOLE_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "cache_implementation")
+"""What of a checkpoint's generation settings does not say how a token is chosen."""
+
+_SETTINGS = threading.Lock()
+"""Held while a model's generation settings are set aside."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ def write(
         )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     prompt, mask = left_pad(encoded, pad, device)
-    how = {"do_sample": True, "temperature": temperature, **_WHOLE_DISTRIBUTION}
-    with torch.random.fork_rng(), torch.no_grad():
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0}
+    with _settings_aside(model), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         tokens = model.hf.generate(
             input_ids=prompt,
@@ -81,8 +85,6 @@ def write(
             max_new_tokens=max_new_tokens,
             num_return_sequences=rollouts,
             pad_token_id=pad,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             **(how if temperature > 0 else {"do_sample": False}),
         )
     mask = mask.repeat_interleave(rollouts, 0)
@@ -179,6 +181,25 @@ def _encode(model: Model, prompt: str, room: int) -> list[int]:
             f"model reads {limit}; shorten the prompt, or lower max_new_tokens",
         )
     return ids
+
+
+@contextlib.contextmanager
+def _settings_aside(model: Model) -> Iterator[None]:
+    """Without the checkpoint's own generation settings (nucleus, penalties, beams, banned tokens).
+
+    They would write from another distribution than the one whose log-probabilities are read; and
+    not all of them can be overruled in a call.
+    """
+    from transformers import GenerationConfig
+
+    with _SETTINGS:
+        own = model.hf.generation_config
+        kept = {name: getattr(own, name, None) for name in _KEPT}
+        model.hf.generation_config = GenerationConfig(**kept)
+        try:
+            yield
+        finally:
+            model.hf.generation_config = own
 
 
 def _stop_tokens(model: Model) -> list[int]:

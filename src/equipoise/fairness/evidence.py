@@ -60,9 +60,12 @@ def option_probabilities(decisions: Decisions, temperature: float = 1.0) -> np.n
     bad = wrong.any(axis=1) | ~np.isfinite(scores).any(axis=1)
     if bad.any():
         item = decisions.items[int(bad.argmax())]
+        why = "the model diverged, lower the strength"
+        if decisions.strength == 0:
+            why = "the model does so unsteered: load it in another dtype, or with another attention"
         raise EquipoiseError(
             f"item {item.id!r} at strength {decisions.strength:g}: its option scores are not "
-            "log-probabilities (NaN, +inf or all −inf); the model diverged, lower the strength"
+            f"log-probabilities (NaN, +inf or all −inf); {why}"
         )
     return decisions.probabilities(temperature)
 

@@ -187,6 +187,12 @@ def text_config(model: Model | nn.Module) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
+def drops_out(model: nn.Module) -> bool:
+    """Whether a model drops activations at random while it is in training mode."""
+    rates = (rate for name, rate in vars(text_config(model)).items() if "drop" in name)
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
 def weights_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of a model's first weights that are not integers (quantised)."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())

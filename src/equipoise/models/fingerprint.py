@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +30,15 @@ def fingerprint(model: Model | nn.Module) -> str:
     structure.update(str(getattr(getattr(root, "config", None), "model_type", "")).encode())
     samples: list[Tensor] = []
     for name, parameter in root.named_parameters():
-        if parameter.is_meta:
+        weights = _offloaded(root, name) if parameter.is_meta else parameter
+        if weights is None:
             raise SteeringError(
-                f"{name} is on the meta device or offloaded, so its weights cannot be compared to "
+                f"{name} is on the meta device, so its weights cannot be compared to "
                 "those the steering was made for; allow the mismatch (--allow-mismatch) to go on "
                 "without"
             )
         structure.update(f"{name}{tuple(parameter.shape)}".encode())
-        samples.append(_sample(parameter))
+        samples.append(_sample(weights))
     for sample in _to_cpu(samples):
         values.update(sample.view(torch.int16).numpy().tobytes())
     return structure.hexdigest()[:_STRUCTURE] + values.hexdigest()[: 64 - _STRUCTURE]
@@ -58,8 +60,21 @@ def explain(expected: str, found: str, name: str) -> str:
     )
 
 
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().reshape(-1)
+def _offloaded(root: nn.Module, name: str) -> Tensor | None:
+    """Weights that accelerate keeps on disk or in memory for a parameter on the meta device."""
+    path, _, leaf = name.rpartition(".")
+    hook: Any = getattr(root.get_submodule(path), "_hf_hook", None)
+    maps = (getattr(one, "weights_map", None) for one in getattr(hook, "hooks", [hook]))
+    weights: Tensor | None = next((kept[leaf] for kept in maps if kept is not None), None)
+    return weights
+
+
+def _sample(weights: Tensor) -> Tensor:
+    weights = weights.detach()
+    try:
+        flat = weights.reshape(-1)
+    except NotImplementedError:  # quantised, as a tensor of its own kind (torchao)
+        flat = weights.dequantize().reshape(-1)
     step = max(flat.numel() // _SAMPLE, 1)
     return flat[::step][:_SAMPLE].to(torch.bfloat16)
 

@@ -71,11 +71,14 @@ def load(
     with _readable_errors(name), _quiet():
         config = AutoConfig.from_pretrained(source, **common)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        # The fused attention is slow at the small heads of the bundled models: 12 % of a fit.
-        how = {"attn_implementation": "eager"} if _is_builtin(name) else {}
+        numbers = _dtype(dtype, config, where)
+        # The fused attention is slow at the small heads of the bundled models: 12 % of a fit; the
+        # plain one of transformers is NaN in float64 where rows are padded.
+        plain = _is_builtin(name) and numbers != torch.float64
+        how = {"attn_implementation": "eager"} if plain else {}
         hf, found = _auto_class(config).from_pretrained(
             source,
-            dtype=_dtype(dtype, config, where),
+            dtype=numbers,
             device_map=device_map,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, in one line

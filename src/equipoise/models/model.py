@@ -35,7 +35,7 @@ class Model:
     @property
     def device(self) -> Device:
         """Where inputs go."""
-        return self.hf.device
+        return input_device(self.hf)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """``hf.generate``."""
@@ -56,3 +56,13 @@ def unwrap(model: Model | nn.Module) -> nn.Module:
             root = root._orig_mod
         else:
             return root
+
+
+def input_device(model: nn.Module) -> Device:
+    """Where a model's inputs go: where its first weights are, or are brought if offloaded."""
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            return parameter.device
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return Device(next((device for device in devices if device is not None), "meta"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from equipoise.decisions.decode import seeded_hash
 from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores
 from equipoise.models import Model
+from equipoise.models.backbone import drops_out
 from equipoise.steering import Steering
 from equipoise.study.benchmark import beside_items, by_lm_eval
 from equipoise.study.settings import Settings
@@ -128,6 +130,12 @@ def measure(
         EquipoiseError: The probe has no item of the task.
     """
     probe.refuse_empty()
+    if model.hf.training and drops_out(model.hf):
+        warnings.warn(
+            "the model is in training mode and drops out at random, so that another measurement "
+            "would give other figures; call eval() on it first",
+            stacklevel=2,
+        )
     settings = settings or Settings()
     ladder = sorted({0.0, *map(float, strengths)})
     base = ladder.index(0.0)

@@ -45,12 +45,12 @@ def read_pairs(data: Path) -> tuple[SentencePair, ...]:
         )
     pairs = []
     for line, (number, more, less, _, bias_type, *_) in rows:
-        more, less = (" ".join(sentence.split()) for sentence in (more, less))
-        if not number.isdigit() or not bias_type or not more or more == less:
+        words = [" ".join(sentence.split()) for sentence in (more, less)]
+        if not number.isdigit() or not bias_type or not all(words) or words[0] == words[1]:
             raise EquipoiseError(
                 f"{path}:{line}: expected a number, two different sentences and a bias type"
             )
-        twin = digest("crows-pairs", *sorted((more, less)))[:12]
+        twin = digest("crows-pairs", *sorted(words))[:12]
         pairs.append(
             SentencePair(
                 id=f"pair-{number}",

@@ -16,6 +16,7 @@ from equipoise.decisions.packing import packable_kinds
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
+from equipoise.models.backbone import weights_dtype
 from equipoise.tasks.item import Item
 
 
@@ -80,7 +81,7 @@ def _with_base(
             found, index = score(model.hf, batch), batch.index
             options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):
-                nodes[i] = found.nodes[found.row == j].to(model.hf.dtype)
+                nodes[i] = found.nodes[found.row == j].to(weights_dtype(model.hf))
             if progress is not None:
                 progress(len(index))
     return Pool(tuple(rows), tuple(nodes), options)

@@ -248,7 +248,13 @@ class Trainer:
         """One Adam step, then the proximal step."""
         self._check_finite("the loss", loss)
         optimizer = self.state.optimizer
-        read.backward(loss)
+        if loss.requires_grad:
+            read.backward(loss)
+        if all(value.grad is None for _, _, value in parts(self.state.steering)):
+            raise EquipoiseError(
+                "dso: no gradient reaches the steering: a part of the model has no backward pass "
+                "(linears quantised at run time?); load it unquantised for the fit"
+            )
         for group in optimizer.param_groups:
             group["lr"] = rate * group["size"]
         optimizer.step()

@@ -144,16 +144,18 @@ class _Fit:
     def _choose(self, candidates: list[Candidate]) -> list[Candidate]:
         """The best blocks, in the order of the model.
 
-        The first of them has the gate: its probe must beat chance, if that of any can.
+        The first of them has the gate: its probe must beat chance.
 
         Raises:
-            EquipoiseError: Too few blocks come after the first whose probe does.
+            EquipoiseError: That of none does, or too few blocks come after the first whose does.
         """
         n = self.config.n_layers
         able = [k for k, candidate in enumerate(candidates) if not self._at_chance(candidate)]
-        first = list(range(len(candidates) - n + 1))
-        gates = [k for k in first if k in able] or first
-        if able and gates[0] not in able:
+        if not able:
+            reports = [candidate.report for candidate in candidates if candidate.report]
+            refuse_chance(max(reports, key=lambda report: report.balanced_accuracy), force=False)
+        gates = [k for k in able if k <= len(candidates) - n]
+        if not gates:
             raise EquipoiseError(
                 f"fairsteer: n_layers={n}: the first block steered has the gate; the first whose "
                 f"probe beats chance is {able[0]} of {len(candidates)} (from 0); set n_layers to "

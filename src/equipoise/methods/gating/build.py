@@ -164,8 +164,10 @@ def threshold_for(positive: np.ndarray, negative: Sequence[np.ndarray], rate: fl
     """The threshold that lets most positives through while no kind of negatives exceeds a rate.
 
     It lies midway, in p, between the lowest positive above the limit and the highest negative
-    below that one, so that a clear gap is cut in its middle. It is set on logits, since p itself
-    is 1 to rounding from a logit of 17 on, and then no threshold could keep the rate.
+    below that one, so that a clear gap is cut in its middle; without such a positive, midway
+    between the limit and the next negative above it: a prompt's logit differs by rounding from
+    batch to batch, and may not decide. It is set on logits, since p itself is 1 to rounding from a
+    logit of 17 on, and then no threshold could keep the rate.
 
     Args:
         positive: float32 [n]; the probe's logits on prompts it should open on; empty: the
@@ -183,7 +185,10 @@ def threshold_for(positive: np.ndarray, negative: Sequence[np.ndarray], rate: fl
     limit = max(z[min(int(rate * len(z) + 1e-9), len(z) - 1)] for z in kinds)
     above = positive[positive > limit]
     if len(above) == 0:
-        return float(np.nextafter(limit, np.float32(np.inf)))
+        beyond = min((z[z > limit].min() for z in kinds if (z > limit).any()), default=np.inf)
+        room = min(float(beyond) - float(limit), max(1.0, abs(float(limit))))
+        middle = np.float32(limit + room / 2)
+        return float(middle if limit < middle < beyond else np.nextafter(limit, np.float32(np.inf)))
     lowest = np.float32(above.min())
     below = max(z[z < lowest].max() for z in kinds if (z < lowest).any())
     middle = np.float32(logit(expit(np.array([lowest, below], np.float64)).mean()))
