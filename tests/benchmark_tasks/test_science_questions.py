@@ -131,6 +131,7 @@ def test_from_the_hub(monkeypatch):
     fake = types.ModuleType("datasets")
     fake.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr("equipoise.tasks.hub.hub_answers", lambda *_: True)
     monkeypatch.delenv("EQUIPOISE_DATA", raising=False)
     easy = load_capability("arc-easy")
     assert [(item.split, item.answer) for item in easy.items] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from cli_words import QUICK
 
 from equipoise import Steering
+from equipoise.cli.config_file import repeat
 from equipoise.cli.exits import Interrupted
 from equipoise.cli.folder import OutputFolder
 from equipoise.cli.options import OutputOptions
@@ -51,6 +53,44 @@ def test_a_file_in_the_way(out):
     Path("file").write_text("")
     with pytest.raises(EquipoiseError, match="file"), claimed(out):
         pass
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+@pytest.mark.parametrize("command", ["run", "audit", "fit", "sweep", "fold"])
+def test_the_folder_one_is_in_will_do(
+    cli, checkpoint, task_file, artifact, monkeypatch, command, out
+):
+    Path("here/below").mkdir(parents=True)
+    monkeypatch.chdir("here/below")
+    words = {
+        "run": ["--task", task_file, "--strengths", "0,1", *QUICK],
+        "audit": ["--task", task_file],
+        "fit": ["--task", task_file, *QUICK],
+        "sweep": ["--task", task_file, "--steering", artifact, "--strengths", "0,1"],
+        "fold": ["--steering", artifact, "--strength", 1],
+    }[command]
+    done = cli(command, checkpoint, *words, "--out", out, "--overwrite")
+    assert done.code == 0, done.err
+    assert Path(out, "config.yaml").is_file()
+    if command in ("run", "audit", "sweep"):
+        again = json.loads(Path(out, "results.json").read_text())["command"]
+        assert cli(*shlex.split(again)[1:]).code == 0
+        beside = {".": "../below-again", "..": "../../here-again"}[out]
+        assert Path(beside, "results.json").is_file()
+
+
+@pytest.mark.parametrize("out", ["out", "a/out", "/a/out"])
+def test_the_command_that_repeats_writes_beside(out):
+    words = ["equipoise", "run", "--config", f"{out}/config.yaml", "--out", f"{out}-again"]
+    assert shlex.split(repeat("run", Path(out))) == words
+
+
+def test_a_fold_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    cli, checkpoint, artifact
+):
+    Path("file").write_text("")
+    done = cli("fold", checkpoint, "--steering", artifact, "--strength", 1, "--out", "file/x")
+    assert (done.code, done.err) == (2, "equipoise: cannot write to file/x: Not a directory\n")
 
 
 def test_overwrite_replaces_results_and_keeps_other_files():

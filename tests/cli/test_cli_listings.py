@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,36 @@ def test_tasks(cli):
     one = cli("tasks", "coreference", "--json").json
     assert one["ambiguous"] == sum(part["ambiguous"] for part in one["splits"].values())
     assert f"{one['ambiguous']:,}" in cli("tasks", "coreference").out
+
+
+def test_a_task_whose_data_are_not_here_is_described_all_the_same(cli, monkeypatch):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route")
+
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr("equipoise.tasks.hub.hub_answers", lambda *_: False)
+    monkeypatch.delenv("EQUIPOISE_DATA", raising=False)
+    done = cli("tasks", "bbq", "--json")
+    assert done.code == 0
+    assert done.json["options"]["shots"] == 0
+    assert "no route" in done.json["missing"]
+    assert "--data PATH" in done.json["missing"]
+    shown = cli("tasks", "bbq")
+    for told in ("bbq · BBQ: whom", "data: data folder, or the hub", "shots=0"):
+        assert told in shown.out
+    assert shown.last == done.json["missing"]
+    assert cli("tasks", "bbq", "--task-option", "shoots=1").code == 2
+    assert cli("audit", "builtin:", "--task", "bbq").code == 2
+
+
+@pytest.mark.parametrize("columns", ["0", "9"])
+def test_a_width_that_nothing_fits_counts_as_unknown(cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "fairsteer" in cli("methods").out
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "audit" in cli("--help").out
 
 
 def test_brackets_are_printed_and_are_no_markup(cli):

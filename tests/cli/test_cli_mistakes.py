@@ -40,6 +40,10 @@ MISTAKES = {
     "setting without value": (["run", "--set", "steps"], "key=value"),
     "setting not YAML": (["run", "--set", "steps=[1"], "not YAML"),
     "unknown capability": (["run", "--capability", "mmlo"], "did you mean 'mmlu'"),
+    "capability twice": (
+        ["run", "--capability", "builtin", "--capability", "builtin"],
+        "capability 'builtin' is given twice",
+    ),
     "capability without path": (["run", "--capability", "perplexity"], "perplexity:PATH"),
     "unknown task option": (["run", "--task-option", "colour=red"], "has no option 'colour'"),
     "task option yes": (
@@ -62,6 +66,15 @@ MISTAKES = {
     "typo of builtin": (["audit", "buildin:"], "did you mean 'builtin:'"),
     "missing folder": (["audit", "./nope"], "no such folder"),
     "unknown dtype": (["audit", "builtin:", "--dtype", "float9"], "float9"),
+    "dtype of integers": (
+        ["audit", "builtin:", "--dtype", "int8"],
+        "'int8'; use float32, bfloat16, float16, float64, stored or auto",
+    ),
+    "revision of what has none": (
+        ["audit", "builtin:", "--revision", "v9"],
+        "revision 'v9': builtin: is not from the hub",
+    ),
+    "out empty": (["audit", "builtin:", "--out", ""], "--out: expected a folder"),
     "missing model": (["sweep"], "MODEL is missing"),
     "missing steering": (["sweep", "builtin:"], "--steering is missing"),
     "no artifact": (["sweep", "builtin:", "--steering", "./nope"], "no such folder"),
@@ -86,6 +99,8 @@ def test_one_line_exit_2_and_nothing_written(cli, words, says):
 
 CONFIGS = {
     "not YAML": ("task: [a\n", "c.yaml:2: not YAML"),
+    "a colon at the end": ("model: builtin:\n", 'in quotes, as in model: "builtin:"'),
+    "out empty": ("out: ''\n", "c.yaml: out: expected a folder"),
     "not a mapping": ("- a\n", "not a list"),
     "unknown key": ("tsk: coreference\n", "did you mean 'task'"),
     "wrong type": ("limit: few\n", "c.yaml: limit"),

@@ -19,13 +19,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from architectures.checks import random_steering
 from architectures.tiny import build
 
-from equipoise.decisions import packing
+from equipoise.decisions import packing, trials
 from equipoise.decisions.batch import CACHED_PER_TOKEN, Batch, batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.ladder import climb
 from equipoise.decisions.layout import lay_out
 from equipoise.decisions.packing import packable_kinds, reads_trees
 from equipoise.decisions.score import score
+from equipoise.decisions.suffixes import keeps_all
 from equipoise.models import Model
 from equipoise.steering import ProbeGate, Steering
 
@@ -138,14 +139,14 @@ def test_what_tells_tokens_of_a_row_apart_is_not_packed() -> None:
 
 def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch) -> None:
     model = build("llama", "LlamaForCausalLM")
-    monkeypatch.setattr(packing, "_KNOWN", {})
+    monkeypatch.setattr(trials, "_KNOWN", {})
     forward = model.forward
 
     def deaf(input_ids, attention_mask=None, position_ids=None, **kwargs):
         return forward(input_ids=input_ids, position_ids=position_ids, **kwargs)
 
     assert reads_trees(model)
-    monkeypatch.setattr(packing, "_KNOWN", {})
+    monkeypatch.setattr(trials, "_KNOWN", {})
     monkeypatch.setattr(model, "forward", deaf)
     assert not reads_trees(model)
 
@@ -164,7 +165,9 @@ def test_a_model_that_goes_by_columns_is_found_out() -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
-    assert not reads_trees(GPTNeoForCausalLM(config).eval())
+    model = GPTNeoForCausalLM(config).eval()
+    assert packing._reads_one(model) is False
+    assert not keeps_all(model)
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention", "of_ones_own"])
@@ -183,10 +186,10 @@ def test_what_passes_is_not_remembered(monkeypatch) -> None:
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     assert not reads_trees(model.train())
-    monkeypatch.setattr(packing, "_KNOWN", {})
+    monkeypatch.setattr(trials, "_KNOWN", {})
     model.eval()
     with monkeypatch.context() as patched:
-        patched.setattr(packing, "_agree", Mock(side_effect=torch.OutOfMemoryError))
+        patched.setattr(packing, "_reads_one", Mock(side_effect=torch.OutOfMemoryError))
         with pytest.raises(torch.OutOfMemoryError):
             reads_trees(model)
     assert reads_trees(model)

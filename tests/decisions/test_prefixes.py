@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.decisions import ladder, prefixes
+from equipoise.decisions import prefixes
 from equipoise.decisions.activations import (
     answer_activations,
     decide_and_read,
@@ -43,8 +43,9 @@ def steering(scope: str = "all", gate: str | None = None, site: int = 0) -> Stee
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of every beginning that was read."""
+def reads(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every beginning that was read, the trial's apart."""
+    assert prefixes.may_share(tiny.hf, None)
     counted: list[int] = []
     one_pass = prefixes.Prefixes._pass
 
@@ -80,7 +81,7 @@ def test_sharing_changes_nothing(tiny: Model, monkeypatch, reads, how, shared, b
     items = [*ITEMS, ALONE]
     found = decide(tiny, items, steering=how, strengths=strengths, batch_tokens=budget)
     assert bool(reads) == shared
-    monkeypatch.setattr(ladder, "may_share", lambda *_: False)
+    monkeypatch.setattr(prefixes, "may_share", lambda *_: False)
     wanted = decide(tiny, items, steering=how, strengths=strengths, batch_tokens=budget)
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from equipoise.errors import EquipoiseError
 from equipoise.models import builtin_models, load
@@ -58,8 +59,34 @@ def test_a_folder_that_is_no_checkpoint_says_so(tmp_path, folder):
     with pytest.raises(EquipoiseError, match="a file"):
         load(str(folder / "config.json"))
     (folder / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(EquipoiseError, match="cannot load"):
+    with pytest.raises(EquipoiseError, match=r"mine/model\.safetensors is damaged or cut off \("):
         load(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_tokenizer_that_is_not_there_is_not_made_up(folder, kind):
+    """Of some kinds transformers makes one, of special tokens alone, without a word."""
+    for file in folder.glob("token*"):
+        file.unlink()
+    AutoConfig.for_model(kind).save_pretrained(folder)
+    with pytest.raises(EquipoiseError, match=r"no tokenizer .*: put the files .*tokenizer\.json"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["builtin:", str(BUNDLED)])
+def test_a_revision_of_what_is_not_from_the_hub_is_refused(name):
+    with pytest.raises(EquipoiseError, match=r"^revision 'v9': .* is not from the hub"):
+        load(name, revision="v9")
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int8, "bool", "backends", None])
+def test_only_the_dtypes_that_are_listed_are_taken(dtype):
+    with pytest.raises(EquipoiseError, match=r"^unknown dtype .*; use float32, .* or auto$"):
+        load(dtype=dtype)
+
+
+def test_a_dtype_may_be_torch_s_own():
+    assert load(dtype=torch.float64).hf.dtype == load(dtype="float64").hf.dtype == torch.float64
 
 
 def test_chat_needs_a_template(folder):

@@ -70,6 +70,8 @@ def test_address_sets_the_strength_of_everything(run: Run, tmp_path: Path) -> No
         bias = row["per_occupation_bias"]
         assert f">{bias['estimate']:.3f}<" in lines(dom, "bias")
         assert f"[{bias['low']:.3f}, {bias['high']:.3f}]" in lines(dom, "bias")
+        told = lines(dom, "bias").replace("&nbsp;", " ")
+        assert f">plug-in {bias['plug_in']:.3f}, at parity 0.031<" in told
         assert f'data-omega="{row["strength"]:g}"' in dom
         assert f'aria-valuetext="ω = {row["strength"]:g}"' in dom
         chosen = re.findall(r'<g class="point[^"]*\bon\b[^"]*" data-strength="([\d.]+)"', dom)
@@ -143,6 +145,28 @@ def test_nothing_is_wider_than_the_page_and_short_words_stay_whole(
     dom = run(page, "", "--dump-dom", f"--window-size={width},900")
     assert 'data-spare="0"' in dom
     assert int(re.findall(r'data-option="(\d+)"', dom)[0]) >= 80
+
+
+@pytest.mark.parametrize(("width", "named"), [(1280, "table"), (500, "cell")])
+def test_each_number_is_named_and_no_dot_is_cut(
+    run: Run, tmp_path: Path, width: int, named: str
+) -> None:
+    results = samples.sweep()
+    for row in results["sweep"]:
+        row["per_occupation_bias"] |= {"estimate": 0.0, "low": 0.0}
+    page = write_report(results, tmp_path / "report.html")
+    measure = """<script>
+      const seen = (selector) => document.querySelector(selector).getClientRects().length > 0;
+      const left = (selector) => document.querySelector(selector).getBoundingClientRect().left;
+      const root = document.documentElement.dataset;
+      root.named = (seen(".scores thead") ? "table" : "") + (seen(".scores .head") ? "cell" : "");
+      root.room = left("[data-score=bias] .now.spot") - left(".scroll");
+    </script></body>"""
+    page.write_text(page.read_text().replace("</body>", measure))
+    dom = run(page, "", "--dump-dom", f"--window-size={width},900")
+    assert f'data-named="{named}"' in dom
+    assert float(re.findall(r'data-room="([-\d.]+)"', dom)[0]) >= 0
+    assert "at ω = <" in lines(dom, "bias")
 
 
 @pytest.mark.parametrize("width", [1280, 420])

@@ -141,6 +141,17 @@ def test_numbers_in_the_table_are_those_of_the_results() -> None:
     assert [cell.split("[")[0] for cell in read.row("Capability: text")] == text
 
 
+@pytest.mark.parametrize("shape", [samples.sweep, samples.audit])
+def test_the_parity_level_stands_beside_every_bias(shape: Any) -> None:
+    read = Page(render(shape()))
+    told = [row for row in read.rows if row[0].startswith("Bias, ") and "is better" in row[0]]
+    assert len(told) == 6
+    for row in told:
+        assert all(re.search(r"plug-in\s0\.\d{3}, at\sparity\s0\.031$", c) for c in row[2:-1]), row
+    (gap,) = (row for row in read.rows if row[0].startswith("Stereotype gap, pooledlower"))
+    assert "parity" not in "".join(gap)
+
+
 def test_shares_wanted_other_than_equal_ones_are_said() -> None:
     results = samples.groups()
     assert "anted" not in render(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -26,20 +27,36 @@ def test_a_chosen_strength_is_the_headline_with_intervals_and_price() -> None:
     assert plain(verdict.headline) == "At ω = 0.8, per-occupation bias falls from 0.430 to 0.071"
     for told in ("0.071 [0.053, 0.089]", "0.430 [0.412, 0.448]", "drop 0.002 [−0.002, 0.006]"):
         assert told in verdict.lead
-    assert "more than parity would show (p = 0.001)" in verdict.lead
+    shown = "(p = 0.001; n = 1,200; plug-in 0.074, at parity 0.031)"
+    lead = plain(verdict.lead)
+    assert f"0.071 [0.053, 0.089], more than parity would show {shown}." in lead
+    assert "0.430 [0.412, 0.448] (plug-in 0.397, at parity 0.031)." in lead
     assert "Largest capability drop: facts" in verdict.lead
 
 
 @pytest.mark.parametrize(("p", "low", "said"), [
-    (0.4, 0.01, "not distinguishable from parity (p = 0.4)"),
-    (None, 0.0, "not distinguishable from parity"),
-    (None, 0.01, "more than parity would show"),
-    (1e-9, 0.01, "more than parity would show (p < 0.001)"),
+    (0.4, 0.01, "not distinguishable from parity (p = 0.4; n = 1,200; "),
+    (None, 0.0, "not distinguishable from parity (n = 1,200; "),
+    (None, 0.01, "more than parity would show (n = 1,200; "),
+    (1e-9, 0.01, "more than parity would show (p < 0.001; n = 1,200; "),
 ])  # fmt: skip
 def test_parity_by_test_or_by_interval(p: float | None, low: float, said: str) -> None:
     results = samples.sweep()
     results["sweep"][4]["per_occupation_bias"] |= {"p_parity": p, "low": low}
     assert said in judge(Study(results)).lead
+
+
+def test_no_headline_bias_without_its_parity_level() -> None:
+    for shape in (samples.sweep, samples.audit, samples.unfitting):
+        lead = plain(judge(Study(shape())).lead)
+        assert re.search(r"n = 1,200; plug-in 0\.\d{3}, at parity 0\.031\)", lead)
+    compared = samples.comparison()
+    assert "at parity 0.031), among 5" in plain(judge_comparison(studies(compared), []).lead)
+    results = samples.sweep()
+    for row in results["sweep"]:
+        row["per_occupation_bias"] |= {"plug_in": None, "parity": None, "n": None}
+    lead = judge(Study(results)).lead
+    assert "more than parity would show (p = 0.001). Unsteered: 0.430 [0.412, 0.448]. " in lead
 
 
 def test_change_is_claimed_only_where_intervals_are_apart() -> None:

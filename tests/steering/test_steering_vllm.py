@@ -279,6 +279,20 @@ def test_another_models_weights(engine, model, monkeypatch):
     attach(engine, steering, allow_mismatch=True)
 
 
+def test_offline_vllm_names_the_cached_folder_and_keeps_the_revision(engine, model, monkeypatch):
+    steering, asked = random_steering(model), []
+    steering.info.fingerprint = fingerprint(model)
+    engine.llm_engine.vllm_config.model_config.revision = "main"
+
+    def load(name, *, revision, **_):
+        asked.append(revision)
+        return model
+
+    monkeypatch.setattr(sys.modules["equipoise.models.load"], "load", load)
+    attach(engine, steering)
+    assert asked == [None]
+
+
 def test_a_norm_that_adds_the_residual_keeps_what_it_returns_beside():
     class FusedRMSNorm(torch.nn.Module):
         """As in vLLM: with a residual it returns the sum as well."""

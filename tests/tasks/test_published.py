@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 from equipoise.errors import EquipoiseError
 from equipoise.tasks import load_task, synthbias
+from equipoise.tasks.hub import MissingDataError
 from equipoise.tasks.published import PublishedFile
 
 ROWS = """type,sample,occ_1,occ_2,pronoun,is_stereotypical
@@ -54,8 +55,8 @@ def test_a_damaged_copy_is_fetched_again(published):
 def test_offline_and_unreachable_say_what_to_do(published, monkeypatch):
     source, there = published
     there.unlink()
-    with pytest.raises(EquipoiseError, match=r"cannot be read .* --data PATH"):
+    with pytest.raises(MissingDataError, match=r"cannot be read .* --data PATH"):
         source.fetch("synthbias")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EquipoiseError, match=r"HF_HUB_OFFLINE is set; .* --data PATH"):
+    with pytest.raises(MissingDataError, match=r"HF_HUB_OFFLINE is set; .* --data PATH"):
         source.fetch("synthbias")

@@ -1,5 +1,6 @@
 import json
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +8,7 @@ from equipoise import catalogue
 from equipoise.errors import EquipoiseError
 from equipoise.study import audit
 from equipoise.tasks import Item, Task, TaskSource, list_tasks, load_task, task_options
+from equipoise.tasks.hub import MissingDataError
 
 ITEM = Item(id="a", twin="a", prompt="?", options=("x", "y"), answer=0)
 ROW = {"prompt": "?", "options": ["x", "y"], "answer": 0}
@@ -83,7 +85,12 @@ def test_unknown_names_and_options_are_named():
         load_task("nope")  # not like 'unqover' at all
     with pytest.raises(EquipoiseError, match="unknown task"):
         load_task("x" * 5000)
-    for place, what in ((".", "is a folder"), ("items.txt", "is no file that exists")):
+    folder = str(Path(__file__).parent)
+    for place, what in (
+        (".", "is a folder"),
+        (folder, "is a folder"),
+        ("items.txt", "is no file that exists"),
+    ):
         for call in (load_task, task_options):
             with pytest.raises(EquipoiseError, match=rf"{what}; a task file ends in \.jsonl"):
                 call(place)
@@ -91,6 +98,19 @@ def test_unknown_names_and_options_are_named():
         load_task("pronouns", colour=1)
     with pytest.raises(EquipoiseError, match="takes no data path"):
         load_task("pronouns", data="x")
+
+
+def test_a_table_is_no_task_file(tmp_path):
+    table = tmp_path / "items.CSV"
+    table.write_text("prompt,options\n")
+    with pytest.raises(EquipoiseError, match=r"items\.CSV: expected a \.jsonl file"):
+        load_task(table)
+
+
+def test_data_that_are_nowhere_are_an_error_of_their_own(monkeypatch):
+    monkeypatch.delenv("EQUIPOISE_DATA", raising=False)
+    with pytest.raises(MissingDataError, match="task 'unqover' needs the folder word_lists"):
+        load_task("unqover")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +16,7 @@ from equipoise.errors import EquipoiseError
 from equipoise.wording import did_you_mean
 
 NAME = "config.yaml"
+_QUOTE = '; put a value that has a colon in quotes, as in model: "builtin:"'
 
 
 def read_config(path: str | None, known: Collection[str]) -> dict[str, Any]:
@@ -41,7 +43,8 @@ def read_config(path: str | None, known: Collection[str]) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "cannot be parsed"
         what = "" if isinstance(error, ConstructorError) else "not YAML: "
-        raise EquipoiseError(f"{path}{line}: {what}{why}") from None
+        hint = _QUOTE if why.startswith("mapping values") else ""
+        raise EquipoiseError(f"{path}{line}: {what}{why}{hint}") from None
     except RecursionError:
         raise EquipoiseError(f"{path}: not YAML of options: nested too deep") from None
     except ValueError as error:  # a date such as 2024-13-01, a number of thousands of digits
@@ -99,6 +102,8 @@ def to_yaml(command: str, config: dict[str, Any]) -> str:
 
 def repeat(command: str, out: Path) -> str:
     """The command that repeats the one whose output is in a folder."""
-    again = out.with_name(f"{out.name}-again")
-    words = ["equipoise", command, "--config", str(out / NAME), "--out", str(again)]
+    again = f"{os.path.abspath(out)}-again"  # `.` and `..` say no name of their own
+    if not out.is_absolute():
+        again = os.path.relpath(again)
+    words = ["equipoise", command, "--config", str(out / NAME), "--out", again]
     return shlex.join(words)

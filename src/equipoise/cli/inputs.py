@@ -71,6 +71,7 @@ def with_defaults(options: TaskOptions, model: ModelOptions) -> TaskOptions:
 def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
     """Load the capabilities."""
     from equipoise.tasks import load_capability
+    from equipoise.tasks.capability import told_apart
 
     named: dict[str, dict[str, Any]] = {spec.partition(":")[0]: {} for spec in options.capability}
     for key, value in options.capability_options.items():
@@ -83,10 +84,11 @@ def load_capabilities(options: TaskOptions, seed: int) -> list[Capability]:
                 f"{did_you_mean(name, named)}; name it among the capabilities too"
             )
         named[name][option] = value
-    return [
+    found = [
         load_capability(spec, seed=seed, limit=options.limit, **named[spec.partition(":")[0]])
-        for spec in dict.fromkeys(options.capability)
+        for spec in options.capability
     ]
+    return list(told_apart(found))
 
 
 def load_anchors(options: FitOptions) -> Anchors | None:

@@ -14,6 +14,8 @@ _INTERRUPTED = 130
 _MISTAKE = 2
 _DEFECT = 1
 _NOT_READ = 141  # as a shell tells of a tool that SIGPIPE ended
+_NARROWEST = 10
+"""Columns below which COLUMNS is taken for unset."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from equipoise.cli.process import prepare
 
         prepare()
+        _drop_no_width()
         from equipoise.cli.app import app
 
         code = app(args=words, prog_name="equipoise", standalone_mode=False)
@@ -54,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message, code = _explain(error)
         return _fail(message, words, code)
+
+
+def _drop_no_width() -> None:
+    """Forget a COLUMNS that nothing fits: to some tools 0 means unknown, to rich print nothing."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdigit() and int(told) < _NARROWEST:
+        del os.environ["COLUMNS"]
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -171,7 +171,7 @@ class ModelOptions(Options):
         description="hub id, checkpoint folder, or builtin:NAME"
     )
     revision: str | None = Field(None, description="hub revision")
-    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
+    dtype: str = Field("auto", description="auto, stored, float32, bfloat16, float16 or float64")
     device: str | None = Field(None, description="cpu, cuda:0, mps, ...; an accelerator if any")
     device_map: str | None = Field(None, description="as in transformers, instead of --device")
     chat: bool | None = Field(None, description="use the chat template; if the model has one")
@@ -340,3 +340,10 @@ class OutputOptions(Options):
     overwrite: Annotated[bool, Flag(recorded=False)] = Field(
         False, description="replace the results in a folder that has some"
     )
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def _no_empty_path(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("expected a folder, got nothing (the one you are in is .)")
+        return value

@@ -21,7 +21,7 @@ from equipoise.decisions.encode import Encoded, encode_item, encode_items, encod
 from equipoise.decisions.forward import forward
 from equipoise.decisions.layout import Layout, lay_out
 from equipoise.decisions.packing import packable_kinds
-from equipoise.decisions.prefixes import Cached, Prefixes, may_share, shared_lengths
+from equipoise.decisions.prefixes import Cached, Prefixes, sharable_lengths
 from equipoise.decisions.score import Normalise, score
 from equipoise.errors import EquipoiseError, SteeringError
 from equipoise.models import Model, unwrap
@@ -176,7 +176,7 @@ def _continued(
 ) -> Iterator[tuple[Batch, Cached | None]]:
     """Batches of rows, with what several begin with read beforehand: all before their spans."""
     starts = [start for start, _ in spans]
-    shared = shared_lengths(rows, starts) if may_share(model.hf, None) else [0] * len(rows)
+    shared = sharable_lengths(model.hf, None, rows, starts)
     prefixes = Prefixes(model.hf, None, [0.0])
     kinds = packable_kinds(model.hf, len(rows))
     for batch in batches(model.hf, rows, batch_tokens, starts=shared, kinds=kinds):

@@ -9,30 +9,45 @@ from functools import cached_property
 from math import ceil
 from typing import Any
 
+import torch
 from torch import nn
 
+from equipoise.decisions.arguments import arguments
 from equipoise.decisions.encode import Encoded
+from equipoise.decisions.forward import left_pad
 from equipoise.decisions.trees import Tree, grow, side_by_side
+from equipoise.decisions.trials import agree, passes, probe
 from equipoise.models.backbone import text_config
+from equipoise.models.model import input_device
 
 CACHED_PER_TOKEN = 16
 """Cached tokens that may lie before each token of a batch: they cost memory, hardly time."""
 
 
 # No mask keeps padding out of recurrent states and compressed blocks; positions that count columns.
-_COUNTS_PADDING = {
-    *("deepseek_v4", "recurrent_gemma", "rwkv", "xlstm"),
-    *("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "git", "marian", "mbart", "mvp"),
-    *("pegasus", "plbart", "trocr", "whisper"),
-}
+_COUNTS_PADDING = {"deepseek_v4", "git", "recurrent_gemma"}
 
 
 def counts_padding(model: nn.Module) -> bool:
     """Whether padding before a prompt changes what a model answers.
 
-    Found by reading padded rows and single ones with every architecture of transformers 5.23.
+    Listed are those found by reading padded rows and single ones with every architecture of
+    transformers 5.23; a model that does not name its positions is tried without (``generate`` does
+    not tell it any), once.
     """
-    return text_config(model).model_type in _COUNTS_PADDING
+    if text_config(model).model_type in _COUNTS_PADDING:
+        return True
+    return "position_ids" not in arguments(model) and not passes(model, _reads_padded)
+
+
+def _reads_padded(model: nn.Module) -> bool | None:
+    """Try a row and its end, which is padded."""
+    row = probe(model, 16)
+    found = []
+    for rows in ([row, row[10:]], [row], [row[10:]]):
+        ids, mask = left_pad(rows, 0, input_device(model))
+        found.append(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1])
+    return agree(found[0], torch.cat(found[1:]))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.arguments import arguments, learns_prompt, takes_positions
+from equipoise.errors import EquipoiseError
+from equipoise.models.model import unwrap
+
 if TYPE_CHECKING:
+    from equipoise.decisions.layout import Layout
+    from equipoise.decisions.prefixes import Cached
     from equipoise.steering.attach.attachment import Attachment
 
 
@@ -44,16 +49,38 @@ def forward(
         positions: int64 [B, T].
         logits_to_keep: int64 [k], columns whose logits are returned; None: all.
         **kwargs: Passed on.
+
+    Raises:
+        EquipoiseError: The model reads other tokens than it is given.
     """
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" in accepted:
+    if learns_prompt(model):
+        raise _others_read(model)  # it may drop our cache and positions, and not tell
+    if takes_positions(model):
         kwargs["position_ids"] = positions
-    if "logits_to_keep" in accepted and logits_to_keep is not None:
-        return model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep, **kwargs)
+    keep = logits_to_keep if "logits_to_keep" in arguments(model) else None
+    if keep is not None:
+        kwargs["logits_to_keep"] = keep
     output = model(input_ids=ids, attention_mask=mask, **kwargs)
-    if logits_to_keep is not None:
+    if output.logits.shape[1] != (ids.shape[1] if keep is None else len(keep)):
+        raise _others_read(model)
+    if logits_to_keep is not None and keep is None:
         output.logits = output.logits[:, logits_to_keep]
     return output
+
+
+def last_logits(model: nn.Module, layout: Layout, cached: Cached | None = None) -> Tensor:
+    """Logits after the last prompt token of each row, [n, V]."""
+    ids, mask, positions, how = layout.inputs(model, cached, 1)
+    logits: Tensor = forward(model, ids, mask, positions, **{"use_cache": False} | how).logits
+    return logits[layout.sequence, [columns[-1] for columns in layout.columns]]
+
+
+def _others_read(model: nn.Module) -> EquipoiseError:
+    return EquipoiseError(
+        f"{type(unwrap(model)).__name__} reads tokens of its own beside the prompt (prompt or "
+        "prefix tuning?), so that scores would be of the wrong tokens; use the model without "
+        "them, or an adapter of its weights (LoRA)"
+    )
 
 
 @contextlib.contextmanager

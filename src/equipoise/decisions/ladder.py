@@ -13,7 +13,7 @@ from equipoise.decisions.batch import batches
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.openings import row_decisions
 from equipoise.decisions.packing import packable_kinds
-from equipoise.decisions.prefixes import Prefixes, may_share, shared_lengths
+from equipoise.decisions.prefixes import Prefixes, sharable_lengths
 from equipoise.decisions.score import Scores, score
 from equipoise.errors import EquipoiseError
 from equipoise.models import Model
@@ -47,7 +47,7 @@ def climb(
     copies = len(ladder)
     with attached(model, steering) as attachment, torch.inference_mode():
         decisions = row_decisions(model.hf, rows, attachment, batch_tokens)
-        shared = shared_lengths(rows) if may_share(model.hf, attachment) else [0] * len(rows)
+        shared = sharable_lengths(model.hf, attachment, rows)
         prefixes = Prefixes(model.hf, attachment, ladder)
         kinds = packable_kinds(model.hf, len(rows), attachment, decisions)
         for batch in batches(model.hf, rows, batch_tokens, copies, shared, kinds):

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.batch import Batch
 from equipoise.decisions.encode import Encoded
-from equipoise.decisions.forward import forward, left_pad, told
+from equipoise.decisions.forward import forward, last_logits, left_pad, told
+from equipoise.decisions.layout import lay_out
 from equipoise.decisions.suffixes import keeps_all
 from equipoise.decisions.tokens import common_length
+from equipoise.decisions.trials import agree, passes, probe
+from equipoise.models.model import input_device
 from equipoise.steering.attach.cache import select_rows
 
 if TYPE_CHECKING:
@@ -28,11 +32,41 @@ if TYPE_CHECKING:
 def may_share(model: nn.Module, attachment: Attachment | None) -> bool:
     """Whether rows may go on from a beginning that was read before, and for other rows too.
 
-    Not with caches that forget (sliding windows, recurrent states): they count padding.
+    Not with caches that forget (sliding windows, recurrent states): they count padding. Nor with
+    models that count the padding between a beginning and what follows it, or return no cache,
+    which is found by trying, once.
     """
-    if not keeps_all(model):
+    if attachment is not None and not attachment.prompt_may_be_parted:
         return False
-    return attachment is None or attachment.prompt_may_be_parted
+    return keeps_all(model) and passes(model, _goes_on)
+
+
+def _goes_on(model: nn.Module) -> bool | None:
+    """Try rows with their beginnings cached: padding lies before some of these, and after some."""
+    ids = probe(model, 30)
+    parts = ((ids[:6], ids[6:16]), (ids[:6], ids[16:18]), (ids[18:21], ids[21:25]))
+    rows = []
+    for beginning, end in parts:
+        prompt = (*beginning, *end, ids[-1])
+        rows.append(Encoded(prompt, (), (len(prompt) - 1,)))
+    together = Batch(list(range(len(rows))), rows, [len(beginning) for beginning, _ in parts])
+    cached = Prefixes(model, None, [0.0]).read(together.beginnings)
+    alone = torch.cat([last_logits(model, lay_out(Batch.of([row]))) for row in rows])
+    return agree(last_logits(model, lay_out(together), cached), alone)
+
+
+def sharable_lengths(
+    model: nn.Module,
+    attachment: Attachment | None,
+    rows: Sequence[Encoded],
+    ends: Sequence[int] | None = None,
+) -> list[int]:
+    """How many leading tokens of each row are read once for several: :func:`shared_lengths`.
+
+    None of any, where the model or the steering may not share; a model is tried only if need be.
+    """
+    lengths = shared_lengths(rows, ends)
+    return lengths if any(lengths) and may_share(model, attachment) else [0] * len(rows)
 
 
 def shared_lengths(rows: Sequence[Encoded], ends: Sequence[int] | None = None) -> list[int]:
@@ -127,7 +161,7 @@ class Prefixes:
 
     def _pass(self, distinct: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
         attachment, copies = self._attachment, len(self._ladder)
-        device = next(self._model.parameters()).device
+        device = input_device(self._model)
         rows = [beginning for beginning in distinct for _ in range(copies)]
         ids, mask = left_pad(rows, 0, device)
         if attachment is not None:

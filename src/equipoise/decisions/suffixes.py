@@ -7,13 +7,13 @@ option are read anew in one row: several tokens at once seldom go on from such a
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.decisions.arguments import arguments, behind
 from equipoise.decisions.encode import Encoded
 from equipoise.decisions.forward import forward, told
 from equipoise.models.backbone import text_config
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 def keeps_keys(model: nn.Module) -> bool:
     """Whether a model's cache is keys and values alone, which several rows can go on from."""
-    if getattr(model, "_is_stateful", False):
+    if getattr(behind(model), "_is_stateful", False):
         return False
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if "past_key_values" not in arguments(model):
         return False
     kinds = getattr(text_config(model), "layer_types", None) or ()
     return all(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
@@ -36,9 +36,11 @@ def keeps_keys(model: nn.Module) -> bool:
 def keeps_all(model: nn.Module) -> bool:
     """Whether it keeps those of all tokens; sliding windows forget, and count padding."""
     config = text_config(model)
-    kinds = getattr(config, "layer_types", None) or ()
+    # GPT-Neo, whose windows count padding too, has a name of its own for its layers.
+    names = ("layer_types", "attention_layers")
+    kinds = [kind for name in names for kind in getattr(config, name, None) or ()]
     forgets = getattr(config, "sliding_window", None) is not None or any(
-        kind != "full_attention" for kind in kinds
+        kind not in ("full_attention", "global") for kind in kinds
     )
     return not forgets and keeps_keys(model)
 

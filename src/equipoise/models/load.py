@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equipoise.errors import EquipoiseError
+from equipoise.hub import hub_answers
 from equipoise.models.model import Model
 from equipoise.wording import did_you_mean
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 BUILTIN = "builtin:"
-_HUB_TIMEOUT = 10
-"""Seconds."""
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def builtin_models() -> list[str]:
@@ -45,8 +45,9 @@ def load(
         name: ``builtin:NAME`` (``builtin:`` alone is the default bundled model), a local folder,
             or a hub id. Only a hub id touches the network.
         revision: Hub revision.
-        dtype: A torch dtype or its name; "stored" is the checkpoint's; so is "auto", except that
-            float16 is widened to float32 on CPU, where it is slow and inexact.
+        dtype: float32, bfloat16, float16 or float64, as a torch dtype or its name; "stored" is the
+            checkpoint's; so is "auto", except that float16 is widened to float32 on CPU, where it
+            is slow and inexact.
         device: Where to put the model; default: an accelerator if there is one, else CPU.
         device_map: As in transformers (needs accelerate); excludes ``device``.
         chat: Use the chat template. Default: if the tokenizer has one.
@@ -55,23 +56,27 @@ def load(
     Raises:
         EquipoiseError: Nothing there, or not a model this library can load.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     if not isinstance(name, str | Path):
         kind = type(name).__name__
         raise EquipoiseError(f"a model is a hub id, a folder or builtin:NAME; got a {kind}")
     name = str(name)
     source = _resolve(name)
+    if revision is not None and isinstance(source, Path):
+        raise EquipoiseError(
+            f"revision {revision!r}: {name} is not from the hub, so it has none; leave it out"
+        )
     where = _device(device) if device_map is None else None
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not (isinstance(source, Path) or _hub_answers(source, revision)):
+    if not (isinstance(source, Path) or hub_answers(source, "model", revision)):
         common["local_files_only"] = True  # else its client tries again for half a minute
     if revision is not None:
         common["revision"] = revision
-    with _readable_errors(name), _quiet():
+    with _readable_errors(name, source), _quiet():
         config = AutoConfig.from_pretrained(source, **common)
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
         numbers = _dtype(dtype, config, where)
+        tokenizer = _tokenizer(name, source, common)
         # The fused attention is slow at the small heads of the bundled models: 12 % of a fit; the
         # plain one of transformers is NaN in float64 where rows are padded.
         plain = _is_builtin(name) and numbers != torch.float64
@@ -133,17 +138,23 @@ def _meant(name: str) -> str:
     return did_you_mean(name, [BUILTIN, *(BUILTIN + known for known in builtin_models())])
 
 
-def _hub_answers(name: str, revision: str | None) -> bool:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+def _tokenizer(name: str, source: str | Path, common: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
 
+    missing = (
+        f"{name} has no tokenizer that can be read: put the files of the one it was trained with "
+        "beside its config.json (tokenizer.json and tokenizer_config.json)"
+    )
     try:
-        HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
-    except HfHubHTTPError:
-        return True  # with a refusal, which the loaders put into words
-    except Exception:  # the HTTP client's own errors; which client, depends on the version
-        return False
-    return True
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    except ValueError as error:
+        if "backend tokenizer" not in str(error):
+            raise
+        raise EquipoiseError(missing) from error
+    # Without files some kinds are made up, of their special tokens alone: no word would be read.
+    if len(tokenizer) <= len(tokenizer.added_tokens_encoder):
+        raise EquipoiseError(missing)
+    return tokenizer
 
 
 def _refuse_made_up(name: str, found: dict[str, Any]) -> None:
@@ -194,36 +205,51 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _dtype(
     dtype: str | torch.dtype, config: PretrainedConfig, device: torch.device | None
 ) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "stored":
+    wanted = str(dtype).removeprefix("torch.")
+    if wanted == "stored":
         return "auto"  # what transformers means by it
-    if dtype != "auto":
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype):
-            raise EquipoiseError(f"unknown dtype {dtype!r}; use float32, bfloat16, float16 or auto")
-        return found
+    if wanted in _DTYPES:
+        return getattr(torch, wanted)
+    if wanted != "auto":
+        hint, known = did_you_mean(wanted, _DTYPES), f"{', '.join(_DTYPES)}, stored or auto"
+        raise EquipoiseError(f"unknown dtype {wanted!r}{hint}; use {known}")
     stored = getattr(config, "dtype", None)
     on_cpu = device is not None and device.type == "cpu"
     return torch.float32 if on_cpu and stored in (torch.float16, None) else "auto"
 
 
 @contextlib.contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    """Turn the loaders' errors into one line that names the model."""
+def _readable_errors(name: str, source: str | Path) -> Iterator[None]:
+    """Turn the loaders' errors into one line that names the model, or the file that is damaged."""
     from safetensors import SafetensorError
 
     known = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError)
     try:
         yield
-    except EquipoiseError:
-        raise
-    except (*known, SafetensorError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        kind = f"hub id, folder or builtin:NAME{_meant(name)}"
-        if Path(name).expanduser().is_dir():
-            kind = "folder"
-        raise EquipoiseError(f"cannot load {name!r} as a {kind}: {first.strip()}") from error
+    except SafetensorError as error:
+        file = _damaged(source) or f"{name}: a weight file"
+        raise EquipoiseError(
+            f"{file} is damaged or cut off ({error}); copy or download it again"
+        ) from error
+    except known as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        why = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+        hub = f" as a hub id, folder or builtin:NAME{_meant(name)}"
+        kind = "" if isinstance(source, Path) else hub
+        raise EquipoiseError(f"cannot load {name!r}{kind}: {why}") from error
+
+
+def _damaged(source: str | Path) -> Path | None:
+    """The first weight file of a folder that cannot be read; None if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(source.glob("*.safetensors")) if isinstance(source, Path) else []:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return file
+    return None
 
 
 @contextlib.contextmanager

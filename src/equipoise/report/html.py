@@ -97,6 +97,7 @@ def _environment() -> jinja2.Environment:
         "with_interval": numbers.with_interval,
         "estimate": numbers.estimate,
         "interval": numbers.interval,
+        "plug_in": numbers.plug_in,
     }
     return environment
 

@@ -51,6 +51,18 @@ def with_interval(metric: Metric | None) -> str:
     return f"{estimate(metric)} {interval(metric)}".strip()
 
 
+def plug_in(metric: Metric | None) -> str:
+    """What a bias is to be held against: ``plug-in 0.038, at parity 0.020``; empty if untold.
+
+    A line breaks after the comma only.
+    """
+    level = None if metric is None else metric.number("parity")
+    if metric is None or level is None:
+        return ""
+    known = [("plug-in", metric.number("plug_in")), ("at\u00a0parity", level)]
+    return ", ".join(f"{name}\u00a0{number(v)}" for name, v in known if v is not None)
+
+
 def p_value(value: float) -> str:
     """A p-value as a statement: ``p = 0.21``, ``p < 0.001``."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

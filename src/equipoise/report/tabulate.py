@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from equipoise.report.benchmark import benchmark_figures
-from equipoise.report.numbers import MISSING, estimate, interval, number
+from equipoise.report.numbers import MISSING, estimate, interval, number, plug_in
 from equipoise.report.view import (
     ABSTENTION,
     BIAS,
@@ -35,7 +35,7 @@ class Tabulated:
         n: Items it rests on, None if unknown.
         before: The unsteered metric.
         now: The metric at the strength shown first.
-        script: [estimate, low, high, estimate as text, interval as text] per row, or None.
+        script: [estimate, low, high, and as text: estimate, interval, plug-in] per row, or None.
     """
 
     key: str
@@ -72,7 +72,8 @@ def scorecard(study: Study) -> list[Tabulated]:
 def _for_script(metric: Metric | None) -> list[float | str | None] | None:
     if metric is None:
         return None
-    return [metric.estimate, metric.low, metric.high, estimate(metric), interval(metric)]
+    texts = (estimate(metric), interval(metric), plug_in(metric))
+    return [metric.estimate, metric.low, metric.high, *texts]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from equipoise.fairness.choose import why_undefined
 from equipoise.report.benchmark import Figures, benchmark_figures, written
 from equipoise.report.findings import Finding, balanced, drop_text, findings, omega, silent
-from equipoise.report.numbers import estimate, listing, p_value, strength, with_interval
+from equipoise.report.numbers import estimate, listing, p_value, plug_in, strength, with_interval
 from equipoise.report.view import (
     ANSWERED,
     BIAS,
@@ -52,7 +52,7 @@ def judge_comparison(many: Sequence[Study], pareto: Sequence[str]) -> Verdict:
         return Verdict("No method leaves a bias that can be measured", "", ())
     _, best, bias = min(known, key=lambda entry: entry[0])
     headline = f"Lowest bias: {best.method}, {estimate(bias)} at {omega(best.shown)}"
-    lead = f"{with_interval(bias)} on {best.task}, among {len(many)} methods. " + (
+    lead = f"{with_interval(bias)} on {best.task}, {_parity(bias)}, among {len(many)} methods. " + (
         f"On the Pareto front of bias and accuracy: {listing(list(pareto))}." if pareto else ""
     )
     return Verdict(headline, lead.strip(), _shared_warnings(many))
@@ -110,7 +110,7 @@ def _headline(study: Study) -> tuple[str, str]:
             " ".join(filter(None, (_upper(study.rule), _costs(study, row)))),
         )
     headline = f"At {omega(row)}{aside or ','} {_movement(before, bias)}{_among_answers(row)}"
-    unsteered = f" Unsteered: {with_interval(before)}." if before else ""
+    unsteered = f" Unsteered: {_measured(before)}." if before else ""
     lead = f"Steered: {with_interval(bias)}, {_parity(bias)}.{unsteered} {_costs(study, row)}"
     return headline, lead.strip()
 
@@ -154,7 +154,10 @@ def _benchmark_headline(row: Row, parts: Sequence[Figures]) -> tuple[str, str]:
         if (metric := row.metric(figures.measure(0, name)))
     ]
     (first, headline), *_ = told
-    sentences = [f"{label} {with_interval(metric)}, n = {metric.n:,}." for label, metric in told]
+    sentences = [
+        ", ".join(filter(None, (f"{label} {with_interval(m)}", f"n = {m.n:,}", plug_in(m)))) + "."
+        for label, m in told
+    ]
     return f"{first} {estimate(headline)}", " ".join(sentences)
 
 
@@ -167,12 +170,11 @@ def _lead_unchosen(study: Study, before: Metric | None) -> str:
     steered = [(m.estimate, r, m) for r in study.rows if r.strength and (m := r.metric(BIAS))]
     sentences = [_upper(study.rule)]
     if before:
-        sentences.append(f"Unsteered bias: {with_interval(before)}.")
+        sentences.append(f"Unsteered bias: {with_interval(before)}, {_parity(before)}.")
     if steered:
         _, row, best = min(steered, key=lambda entry: entry[0])
         sentences.append(
-            f"The lowest steered bias is {with_interval(best)} at {omega(row)}. "
-            + _costs(study, row)
+            f"The lowest steered bias is {_measured(best)} at {omega(row)}. " + _costs(study, row)
         )
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -220,9 +222,17 @@ def _at_parity(bias: Metric) -> bool:
 
 def _parity(bias: Metric) -> str:
     """How the bias stands to what perfect parity would show with these n."""
-    p = bias.number("p_parity")
+    p, n = bias.number("p_parity"), bias.n
     apart = "not distinguishable from parity" if _at_parity(bias) else "more than parity would show"
-    return apart if p is None else f"{apart} ({p_value(p)})"
+    told = ("" if p is None else p_value(p), "" if n is None else f"n = {n:,}", plug_in(bias))
+    evidence = "; ".join(filter(None, told))
+    return f"{apart} ({evidence})" if evidence else apart
+
+
+def _measured(bias: Metric) -> str:
+    """A bias with its interval, and with its parity level where that is known."""
+    level = plug_in(bias)
+    return f"{with_interval(bias)} ({level})" if level else with_interval(bias)
 
 
 def _upper(sentence: str) -> str:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from equipoise.errors import EquipoiseError
 from equipoise.files import write_atomically
+from equipoise.tasks.hub import MissingDataError
 
 _TIMEOUT = 20
 """Seconds without an answer after which the network counts as unreachable."""
@@ -37,18 +38,21 @@ class PublishedFile:
             folder: Name of its folder in the cache.
 
         Raises:
-            EquipoiseError: Offline (``HF_HUB_OFFLINE``), unreachable, or not the file expected.
+            MissingDataError: Offline (``HF_HUB_OFFLINE``), or unreachable.
+            EquipoiseError: Not the file expected.
         """
         path = Path(constants.HF_HOME) / "equipoise" / folder / self.url.rsplit("/", 1)[-1]
         if path.exists() and self._is(path.read_bytes()):
             return path
         if constants.HF_HUB_OFFLINE:
-            raise EquipoiseError(f"{self.url}: not here yet, and HF_HUB_OFFLINE is set; {_INSTEAD}")
+            raise MissingDataError(
+                f"{self.url}: not here yet, and HF_HUB_OFFLINE is set; {_INSTEAD}"
+            )
         try:
             with urllib.request.urlopen(self.url, timeout=_TIMEOUT) as answer:
                 content = answer.read()
         except (OSError, urllib.error.URLError) as error:
-            raise EquipoiseError(f"{self.url} cannot be read ({error}); {_INSTEAD}") from error
+            raise MissingDataError(f"{self.url} cannot be read ({error}); {_INSTEAD}") from error
         if not self._is(content):
             raise EquipoiseError(f"{self.url}: its SHA-256 is not {self.sha256}; nothing was kept")
         path.parent.mkdir(parents=True, exist_ok=True)

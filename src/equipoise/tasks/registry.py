@@ -27,6 +27,7 @@ from equipoise.tasks import (
 from equipoise.tasks.bbq_rows import HUB_ID as BBQ_HUB_ID
 from equipoise.tasks.capability import is_capability, list_capabilities
 from equipoise.tasks.files import find_data
+from equipoise.tasks.hub import MissingDataError
 from equipoise.tasks.item import Task
 from equipoise.tasks.jsonl import read_jsonl
 from equipoise.tasks.subset import subset
@@ -198,6 +199,10 @@ def load_task(
     if is_file(name_or_file):
         if data is not None:
             raise EquipoiseError(f"{name_or_file}: a task file takes no data path")
+        if str(name_or_file).lower().endswith((".csv", ".tsv")):
+            raise EquipoiseError(
+                f"{name_or_file}: expected a .jsonl file, one JSON object a line, not a table"
+            )
         task = call_with_options(
             read_jsonl, f"task file {name_or_file}", options, path=Path(name_or_file)
         )
@@ -216,6 +221,8 @@ def is_file(name_or_file: str | Path) -> bool:
     """Whether a task argument means a file rather than a name."""
     text = str(name_or_file)
     if is_capability(text) and not os.path.exists(text):
+        return False
+    if os.path.isdir(text):
         return False
     if isinstance(name_or_file, Path) or os.sep in text or text.endswith((".jsonl", ".json")):
         return True
@@ -244,7 +251,7 @@ def _named(name: str) -> TaskSource:
 def _data_of(source: TaskSource, data: str | Path | None) -> Path | None:
     path = find_data(source.folder or source.name, data)
     if path is None and source.needs_data is not None:
-        raise EquipoiseError(
+        raise MissingDataError(
             f"task {source.name!r} needs {source.needs_data}: give its place with --data PATH, "
             f"or set EQUIPOISE_DATA to a folder that holds {source.name}/"
         )

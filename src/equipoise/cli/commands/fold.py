@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from equipoise.cli import config_file, inputs
+from equipoise.cli.folder import OutputFolder
 from equipoise.cli.options import (
     CommonOptions,
     FoldOptions,
@@ -31,6 +32,8 @@ def fold(
 
     folder = output.out.expanduser()
     check_target(folder, model.model, overwrite=output.overwrite)
+    with OutputFolder.claimed(output):
+        pass  # it can be written: that is known before the model is loaded
     artifact = inputs.load_steering(steering)
     chosen = artifact.info.recommended_strength
     omega = chosen if strength.strength is None else strength.strength

@@ -25,14 +25,25 @@ def tasks(terminal: Terminal, task: TaskNameOptions, common: CommonOptions) -> N
         load_task,
         task_options,
     )
+    from equipoise.tasks.hub import MissingDataError
 
     if task.name is not None:
-        loaded = load_task(
-            task.name, data=task.data, seed=common.seed, limit=task.limit, **task.task_options
-        )
-        found = describe(loaded)
         options = task_options(task.name) | task.task_options
-        terminal.show(asdict(found) | {"options": options}, *_described(found, options))
+        shown = _options(options)
+        try:
+            loaded = load_task(
+                task.name, data=task.data, seed=common.seed, limit=task.limit, **task.task_options
+            )
+        except MissingDataError as error:
+            (known,) = (entry for entry in _listed(list_tasks()) if entry["name"] == task.name)
+            said = (f"{known['name']} · {known['description']}", f"data: {known['origin']}")
+            terminal.show(known | {"options": options, "missing": str(error)}, *said, *shown)
+            terminal.note(str(error))
+            return
+        found = describe(loaded)
+        terminal.show(
+            asdict(found) | {"options": options}, *_described(found), *shown, *found.notes
+        )
         return
     tasks, capabilities = list_tasks(), list_capabilities()
     terminal.show(
@@ -54,7 +65,7 @@ def _table(kind: str, entries: Sequence[tuple[str, str, str]]) -> Table:
     return table
 
 
-def _described(found: TaskSummary, options: dict[str, Any]) -> list[Table | str]:
+def _described(found: TaskSummary) -> list[Table | str]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("split")
     for name in ("ambiguous", "unambiguous", "twins", "contexts"):
@@ -74,10 +85,13 @@ def _described(found: TaskSummary, options: dict[str, Any]) -> list[Table | str]
                 f"{split}: a single twin, so left out of the estimate of bias: "
                 f"{', '.join(counts.single_twin)}"
             )
-    if options:
-        told = " ".join(f"{key}={_yaml(value)}" for key, value in options.items())
-        said.append(f"options (--task-option KEY=VALUE): {told}")
-    return [*said, *found.notes]
+    return said
+
+
+def _options(options: dict[str, Any]) -> list[str]:
+    """The line of a task's options, if it has any."""
+    told = " ".join(f"{key}={_yaml(value)}" for key, value in options.items())
+    return [f"options (--task-option KEY=VALUE): {told}"] if options else []
 
 
 def _yaml(value: Any) -> str:

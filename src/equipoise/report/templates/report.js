@@ -21,6 +21,7 @@
       const score = scores[line.dataset.score][row];
       line.querySelector('[data-text="estimate"]').textContent = score ? score[3] : "–";
       line.querySelector('[data-text="interval"]').textContent = score ? score[4] : "";
+      line.querySelector('[data-text="plug-in"]').textContent = score ? score[5] : "";
       const range = line.querySelector(".now.range");
       if (!range) continue;
       const spot = line.querySelector(".now.spot");

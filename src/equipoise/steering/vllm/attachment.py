@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,9 @@ def _check_weights(llm: Any, steering: Steering) -> None:
     from equipoise.models.load import load
 
     config = llm.llm_engine.vllm_config.model_config
-    found = fingerprint(load(config.model, revision=config.revision, device="cpu"))
+    # Offline, vLLM puts the cached folder in the place of the hub id, and keeps the revision.
+    revision = None if os.path.isdir(config.model) else config.revision
+    found = fingerprint(load(config.model, revision=revision, device="cpu"))
     expected = steering.info.fingerprint
     if expected and found != expected:
         raise SteeringError(explain(expected, found, steering.info.base_model_name_or_path))
