@@ -148,3 +148,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder, fault):
 def test_a_device_that_is_not_there_is_the_device_s_fault(device):
     with pytest.raises(EquipoiseError, match=f"^no device '{device}' here"):
         load(device=device)
+
+
+def test_an_accelerator_that_torch_was_built_for_need_not_be_there(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert load("builtin:").device == torch.device("cpu")

@@ -198,8 +198,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         except (RuntimeError, AssertionError) as error:
             why = str(error).splitlines()[0]
             raise EquipoiseError(f"no device {str(device)!r} here: {why}") from error
-    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
-    return accelerator or torch.device("cpu")
+    # What torch was built for need not be there: the ordinary Linux build names CUDA anywhere.
+    there = hasattr(torch, "accelerator") and torch.accelerator.is_available()
+    return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 
 
 def _dtype(
