@@ -10,6 +10,7 @@ from torch import nn
 from equipoise.errors import SteeringError
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Affine, Steering, SteeringInfo
+from equipoise.steering.verify import verify
 
 IDS = torch.tensor([prompts()[1]])
 
@@ -113,3 +114,9 @@ def test_a_bias_finds_no_home_in_quantised_linears():
     with pytest.raises(SteeringError, match=r"no place for the bias.*fit slopes only"):
         random_steering(model).fold(model, 0.5)
     assert torch.equal(logits(model), logits(quantised()))
+
+
+def test_an_offloaded_model_is_verified():
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(build("llama"), execution_device="cpu")
+    assert verify(model, random_steering(model)).ok

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.backbone import text_config, token_ids
-from equipoise.models.model import Model, unwrap
+from equipoise.models.model import Model, input_device, unwrap
 
 
 def random_prompts(model: Model | nn.Module, rows: int, tokens: int) -> Tensor:
@@ -23,4 +23,4 @@ def random_prompts(model: Model | nn.Module, rows: int, tokens: int) -> Tensor:
     ids = ids[~torch.isin(ids, torch.tensor(special, dtype=torch.int64))]
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(ids), (rows, tokens), generator=generator)
-    return ids[chosen].to(next(root.parameters()).device)
+    return ids[chosen].to(input_device(root))

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
-from equipoise.models.model import Model, unwrap
+from equipoise.models.model import Model, input_device, unwrap
 from equipoise.steering import agreement
 from equipoise.steering.agreement import FoldAgreement
 from equipoise.steering.fold.card import card
@@ -293,7 +293,7 @@ def _prompts(model: Model | nn.Module) -> list[Tensor]:
 @torch.no_grad()
 def _logits(model: nn.Module, prompts: list[Tensor]) -> Tensor:
     """Of all tokens, one after the other: float32 [tokens, vocabulary]."""
-    device = next(model.parameters()).device
+    device = input_device(model)
     found = [model(ids.to(device), use_cache=False).logits.float().cpu() for ids in prompts]
     return torch.cat([logits.flatten(0, 1) for logits in found])
 
