@@ -31,12 +31,17 @@ def test_sweep_fits_and_marks_the_chosen_row(width: int) -> None:
     assert "…" not in text
     lines = text.splitlines()
     chosen = next(line for line in lines if "▸" in line)
-    told = "▸ 0.8 .071 [.053, .089] .031 .481 [.446, .516] .082 .134"
+    told = "▸ 0.8 .071 [.053, .089] .031 .481 [.446, .516] .082 [.074, .090] .134"
     assert chosen.split() == told.split()
-    assert ".989 (.002)" in text
+    heads = [" ".join(line.split()) for line in lines if "n = " in line]
+    assert "ω n = 1,200 parity n = 1,200 n = 1,200 KL" in heads
+    assert any("n = 900" in head for head in heads)
+    assert "(drop against ω = 0 [one-sided 95 % limits])" in text
+    assert ".989 (.002 [−.002, .006])" in text
     assert any(line.split()[:2] == ["0", ".430"] for line in lines)
-    assert ".948 (.003)" in text
-    assert "14.25 (.003)" in text
+    assert ".948 (.003 [−.001, .007])" in text
+    assert ".951 [.941, .961]" in text  # unsteered: nothing dropped
+    assert "14.25 (.003 [.002, .004])" in text
     assert "! Greedy answers still follow the stereotype." in text
 
 
@@ -52,7 +57,7 @@ def test_missing_is_a_dash_and_audit_marks_nothing() -> None:
 
 def test_no_number_is_cut_however_many_capabilities() -> None:
     for results, width in ((samples.audit(), 80), (samples.sweep(), 60), (samples.sweep(), 30)):
-        told = "[.941, .961]" if len(results["sweep"]) == 1 else ".948 (.003)"
+        told = "[.941, .961]" if len(results["sweep"]) == 1 else ".948 (.003 [−.001,"
         for row in results["sweep"]:
             facts = row["capability"]["facts"]
             row["capability"] = {f"skill-{number}": facts for number in range(5)}
@@ -97,9 +102,16 @@ def test_a_benchmark_by_category_fits() -> None:
 def test_comparison_has_a_row_for_each_method() -> None:
     text = printed(samples.comparison())
     assert max(map(len, text.splitlines())) <= 80
-    rows = {line.split()[0]: line.split() for line in text.splitlines() if " [." in line}
-    assert {"unsteered", "prompting", "caa", "fairsteer", "dso"} <= set(rows)
-    assert rows["dso"][1:4] == ["◆", "0.8", ".071"]
+    methods = {"unsteered", "prompting", "caa", "fairsteer", "dso"}
+    cells = {name: "" for name in methods}
+    for line in text.splitlines():
+        if (name := line.split(" ")[1:2]) and name[0] in methods and "[" in line:
+            cells[name[0]] += line.split(name[0])[1]
+    told = "◆ 0.8 1,200 .071 [.053, .089] .031 .481 [.446, .516] ◆ .989 (.002 [−.002, .006])"
+    assert " ".join(cells["dso"].split()).startswith(told)
+    assert "(.072 [.068, .076]) .003 [−.001, .007] .082 [.074, .090]" in " ".join(
+        cells["caa"].split()
+    )
 
 
 def test_markup_in_names_is_text() -> None:

@@ -203,6 +203,14 @@ def test_first_option_share_betrays_a_trivial_rule(key: str, share: float, warne
     assert (finding(results, "trivial rule may") is not None) == warned
 
 
+@pytest.mark.parametrize(("twins", "known"), [(42, False), (43, True)])  # 1.96 √(.25 / n) ≤ .15
+def test_a_few_twins_cannot_rule_a_trivial_rule_out(twins: int, known: bool) -> None:
+    results = samples.sweep()
+    results["sweep"][4]["twins"]["twins"] = twins
+    assert (finding(results, "No trivial rule") is not None) == known
+    assert (finding(results, "Whether a trivial rule is at work is not") is None) == known
+
+
 def test_class_shares_are_judged_among_the_answers_that_name_a_class() -> None:
     results = samples.sweep()
     shares = results["sweep"][4]["shares"]

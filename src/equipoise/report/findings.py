@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from typing import Literal
 
 from equipoise.report.numbers import listing, number, signed, strength, with_interval
@@ -210,6 +211,11 @@ class _Share:
         known = [share for share in (self.soft, self.greedy) if share is not None]
         return any(abs(share - self.balance) > SHARE_LIMIT * self.balance for share in known)
 
+    def told_by(self, n: float) -> bool:
+        """Whether n answers of an even rule would certainly (95 %) have a share near balance."""
+        error = sqrt(self.balance * (1 - self.balance) / n)
+        return 1.96 * error <= SHARE_LIMIT * self.balance
+
     def __str__(self) -> str:
         if self.greedy is None:
             return f"{self.name} {number(self.soft)}"
@@ -225,8 +231,12 @@ def _trivial_rule(study: Study, row: Row) -> Finding | None:
     if len(off) > NAMED:
         off = [*off[:NAMED], f"{len(off) - NAMED:,} more"]
     if not off:
-        told = listing([str(share) for share in known])
-        return Finding("good", "No trivial rule", f"Shares of the answers: {told}.")
+        told = f"Shares of the answers: {listing([str(share) for share in known])}."
+        n = row.number("twins", "twins") or row.number("shares", "n") or 0.0
+        if n and all(share.told_by(n) for share in known):
+            return Finding("good", "No trivial rule", told)
+        few = f"{told} {n:,.0f} twins are too few to tell."
+        return Finding("note", "Whether a trivial rule is at work is not known", few)
     distance, flips = row.number("twins", "distance"), row.number("twins", "greedy_flips")
     twins = (
         f" Twins differ by {number(distance)} in probability; {number(flips)} of them flip."

@@ -21,6 +21,7 @@ from equipoise.report.view import (
     BIAS,
     GREEDY,
     UNAMBIGUOUS,
+    Measure,
     Metric,
     Row,
     Study,
@@ -96,14 +97,17 @@ class _Fitting:
 
 def _sweep(study: Study) -> Table:
     table = _table("")
-    _columns(table, "ω", "bias [95 %]", "parity", "greedy [95 %]", "abstains", "KL")
+    bias, greedy, abstains = (
+        _headed(study, measure, f"{name} [95 %]")
+        for measure, name in ((BIAS, "bias"), (GREEDY, "greedy"), (ABSTENTION, "abstains"))
+    )
+    _columns(table, "ω", bias, "at\nparity", greedy, abstains, "KL")
     for row in study.rows:
-        bias = row.metric(BIAS)
         cells = [
-            _with_interval(bias),
-            _short(bias.number("parity") if bias else None),
+            _with_interval(row.metric(BIAS)),
+            _parity(row.metric(BIAS)),
             _with_interval(row.metric(GREEDY)),
-            _estimate(row.metric(ABSTENTION)),
+            _with_interval(row.metric(ABSTENTION)),
             _short(row.number("kl", "ambiguous")),
         ]
         _add(table, study, row, cells)
@@ -114,13 +118,15 @@ def _sweep(study: Study) -> Table:
 
 def _kept(study: Study) -> Table:
     """What the steering must not cost: each accuracy, and its drop where there is one."""
-    shown = _with_interval if study.audit else _with_drop
-    table = _table("kept" if study.audit else "kept (drop against ω = 0)")
-    _columns(table, "ω", "unambiguous", *study.capabilities)
+    drop = "" if study.audit else " (drop against ω = 0 [one-sided 95 % limits])"
+    table = _table(f"kept [95 %]{drop}")
+    names = ("unambiguous", *study.capabilities)
     measures = [UNAMBIGUOUS, *(capability(name) for name in study.capabilities)]
+    heads = (_headed(study, *pair) for pair in zip(measures, names, strict=True))
+    _columns(table, "ω", *heads)
     for row in study.rows:
-        metrics = [row.metric(measure) for measure in measures]
-        _add(table, study, row, [shown(m) for m in metrics])
+        shown = _with_interval if row is study.base or study.audit else _with_drop
+        _add(table, study, row, [shown(row.metric(measure)) for measure in measures])
     return table
 
 
@@ -150,8 +156,7 @@ def _pooled(study: Study, figures: Figures) -> Table:
         cells = [_estimate(metric) for metric in metrics]
         if study.audit:
             only = metrics[0]
-            parity = only.number("parity") if only else None
-            cells = [_with_interval(only), f"{only.n:,}" if only and only.n else "", _short(parity)]
+            cells = [_with_interval(only), f"{only.n:,}" if only and only.n else "", _parity(only)]
         table.add_row(Text(measure.label), *cells)
     return table
 
@@ -171,20 +176,22 @@ def _by_group(study: Study, figures: Figures) -> Table:
 def _comparison(many: Sequence[Study], pareto: Sequence[str]) -> Table:
     table = _table(f"{many[0].model} · {many[0].task}, each method at its chosen strength")
     table.add_column("method")
-    _columns(table, "ω", "bias [95 %]", "greedy", "unamb.", "drop", "worst\ncap. drop", "abst.")
+    names = ("n", "bias [95 %]", "at parity", "greedy [95 %]", "unambiguous (drop [limits])")
+    _columns(table, "ω", *names, "largest capability drop [limits]", "abstains [95 %]")
     for study in many:
         row = study.shown
-        kept = row.metric(UNAMBIGUOUS)
+        bias = row.metric(BIAS)
         front = study.method in pareto
         table.add_row(
             Text(f"{study.method}{' ◆' if front else ''}"),
             strength(row.strength),
-            _with_interval(row.metric(BIAS)),
-            _estimate(row.metric(GREEDY)),
-            _estimate(kept),
-            _drop(kept),
-            _worst_drop(study, row),
-            _estimate(row.metric(ABSTENTION)),
+            f"{bias.n:,}" if bias and bias.n else "",
+            _with_interval(bias),
+            _parity(bias),
+            _with_interval(row.metric(GREEDY)),
+            _with_drop(row.metric(UNAMBIGUOUS)),
+            _largest_drop(study, row),
+            _with_interval(row.metric(ABSTENTION)),
             style="bold" if front else "",
         )
     if pareto:
@@ -224,10 +231,16 @@ def _add(table: Table, study: Study, row: Row, cells: Sequence[str]) -> None:
     table.add_row(name, *cells, style="bold" if chosen else "")
 
 
-def _worst_drop(study: Study, row: Row) -> str:
+def _headed(study: Study, measure: Measure, name: str) -> str:
+    """A column's head: its name, and how many items it is over."""
+    counts = {metric.n for row in study.rows if (metric := row.metric(measure)) and metric.n}
+    return f"{name}\nn = {max(counts):,}" if counts else name
+
+
+def _largest_drop(study: Study, row: Row) -> str:
     metrics = [row.metric(capability(name)) for name in study.capabilities]
-    drops = [metric.drop.estimate for metric in metrics if metric and metric.drop]
-    return _short(max(drops)) if drops else MISSING
+    drops = [metric.drop for metric in metrics if metric and metric.drop]
+    return _with_interval(max(drops, key=lambda drop: drop.estimate)) if drops else MISSING
 
 
 def _short(value: float | None) -> str:
@@ -242,13 +255,14 @@ def _estimate(metric: Metric | None) -> str:
     return number(metric.estimate, 2) if metric.perplexity else _short(metric.estimate)
 
 
-def _drop(metric: Metric | None) -> str:
-    return _short(metric.drop.estimate) if metric and metric.drop else MISSING
+def _parity(bias: Metric | None) -> str:
+    return _short(bias.number("parity") if bias else None)
 
 
 def _with_drop(metric: Metric | None) -> str:
-    known = metric is not None and metric.drop is not None
-    return f"{_estimate(metric)} ({_drop(metric)})" if known else _estimate(metric)
+    if metric is None or metric.drop is None:
+        return _estimate(metric)
+    return f"{_estimate(metric)} ({_with_interval(metric.drop)})"
 
 
 def _with_interval(metric: Metric | None) -> str:

@@ -246,14 +246,13 @@ def sweep(
         method=steering.info.method or "unknown",
         steering=steering,
         wall_seconds={"sweep": time.perf_counter() - started},
-        worst_items=worst_items(found, ladder[-1]),
         split="test",
         notes=list(steering.info.extra.get("notes") or ()),
         gate=rates,
     )
     result = Result(data, rows)
-    if max_capability_drop is not None:
-        result.choose(max_capability_drop)
+    chosen = 0.0 if max_capability_drop is None else result.choose(max_capability_drop).strength
+    data["worst_items"] = worst_items(found, chosen or ladder[-1])
     return result
 
 
