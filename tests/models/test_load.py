@@ -63,6 +63,18 @@ def test_a_folder_that_is_no_checkpoint_says_so(tmp_path, folder):
         load(str(folder))
 
 
+@pytest.mark.parametrize("left", [0, 100, 5000])
+def test_a_cut_off_pickle_of_weights_is_named(folder, left):
+    whole = load(str(folder)).hf.state_dict()
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(whole, file)
+    assert load(str(folder)).hf.state_dict().keys() == whole.keys()
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(EquipoiseError, match=r"mine/pytorch_model\.bin is damaged or cut off \("):
+        load(str(folder))
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_tokenizer_that_is_not_there_is_not_made_up(folder, kind):
     """Of some kinds transformers makes one, of special tokens alone, without a word."""

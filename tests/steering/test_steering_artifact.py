@@ -389,7 +389,13 @@ def test_hub_round_trip_through_a_stand_in(steering, tmp_path, monkeypatch):
             shutil.copytree(folder_path, hub / repo_id, dirs_exist_ok=True)
             return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
 
-    def download(repo_id, *, revision, allow_patterns):
+        def repo_info(self, repo_id, *, repo_type, revision, timeout):
+            assert (repo_type, revision) == ("model", None)
+            if repo_id == "me/unreachable":
+                raise ConnectionError
+
+    def download(repo_id, *, revision, allow_patterns, local_files_only):
+        assert local_files_only == (repo_id == "me/unreachable")
         if not (hub / repo_id).is_dir():
             raise FileNotFoundError(f"404: {repo_id}")
         return str(hub / repo_id)
@@ -400,3 +406,5 @@ def test_hub_round_trip_through_a_stand_in(steering, tmp_path, monkeypatch):
     assert Steering.from_pretrained("me/debiased").digest == steering.digest
     with pytest.raises(SteeringError, match="404"):
         Steering.from_pretrained("me/other")
+    with pytest.raises(SteeringError, match="the hub does not answer, and its cache has none"):
+        Steering.from_pretrained("me/unreachable")

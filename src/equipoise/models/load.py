@@ -222,17 +222,16 @@ def _dtype(
 @contextlib.contextmanager
 def _readable_errors(name: str, source: str | Path) -> Iterator[None]:
     """Turn the loaders' errors into one line that names the model, or the file that is damaged."""
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
 
-    known = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError)
+    usual = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError)
     try:
         yield
-    except SafetensorError as error:
-        file = _damaged(source) or f"{name}: a weight file"
-        raise EquipoiseError(
-            f"{file} is damaged or cut off ({error}); copy or download it again"
-        ) from error
-    except known as error:
+    except (*usual, SafetensorError, EOFError, UnpicklingError) as error:
+        if damage := _damage(source):
+            raise EquipoiseError(f"{damage}; copy or download it again") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
         why = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         hub = f" as a hub id, folder or builtin:NAME{_meant(name)}"
@@ -240,17 +239,23 @@ def _readable_errors(name: str, source: str | Path) -> Iterator[None]:
         raise EquipoiseError(f"cannot load {name!r}{kind}: {why}") from error
 
 
-def _damaged(source: str | Path) -> Path | None:
-    """The first weight file of a folder that cannot be read; None if there is none."""
-    from safetensors import SafetensorError, safe_open
+def _damage(source: str | Path) -> str:
+    """The first weight file of a folder that cannot be read, and why; empty if there is none."""
+    from safetensors import safe_open
 
-    for file in sorted(source.glob("*.safetensors")) if isinstance(source, Path) else []:
+    if not isinstance(source, Path):
+        return ""
+    for file in sorted([*source.glob("*.safetensors"), *source.glob("pytorch_model*.bin")]):
         try:
+            if file.suffix == ".bin":
+                torch.load(file, map_location="meta", weights_only=True)
+                continue
             with safe_open(file, "pt"):
                 pass
-        except SafetensorError:
-            return file
-    return None
+        except Exception as error:  # the readers' own errors, of many kinds
+            why = (str(error).splitlines() or ["it ends too early"])[0].split(". ")[0]
+            return f"{file} is damaged or cut off ({why})"
+    return ""
 
 
 @contextlib.contextmanager

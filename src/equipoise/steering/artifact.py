@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from equipoise.errors import SteeringError
+from equipoise.hub import hub_answers
 from equipoise.steering.address import Address
 from equipoise.steering.gates import GATES, Gate
 from equipoise.steering.info import SteeringInfo
@@ -201,11 +202,17 @@ def _locate(source: str | PathLike[str], revision: str | None) -> Path:
         raise SteeringError(f"{source}: no such folder, and no hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
+    wanted = [CONFIG, TENSORS, CARD]
+    cached = not hub_answers(text, "model", revision)
     try:
-        found = snapshot_download(text, revision=revision, allow_patterns=[CONFIG, TENSORS, CARD])
+        found = snapshot_download(
+            text, revision=revision, allow_patterns=wanted, local_files_only=cached
+        )
     except Exception as error:  # the hub client raises many kinds; all mean: not to be had
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SteeringError(f"{source}: no such folder, and not from the hub: {first}") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if cached:
+            why = "the hub does not answer, and its cache has none"
+        raise SteeringError(f"{source}: no such folder, and not from the hub: {why}") from error
     return _locate(found, None)
 
 
