@@ -199,7 +199,7 @@ def _device(device: str | torch.device | None) -> torch.device:
             why = str(error).splitlines()[0]
             raise EquipoiseError(f"no device {str(device)!r} here: {why}") from error
     # What torch was built for need not be there: the ordinary Linux build names CUDA anywhere.
-    there = hasattr(torch, "accelerator") and torch.accelerator.is_available()
+    there = torch.accelerator.is_available()
     return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 
 
