@@ -156,6 +156,12 @@ def test_another_scorer_can_be_plugged_in_and_is_checked():
         free_text_scores(prompts, ["a", "b"], Length(0.1))
 
 
+def test_a_negation_undoes_a_word_at_the_beginning_of_a_sentence_too():
+    scorer = LexiconScorer()
+    assert scorer.hits("Not lazy at all, that one.") == []
+    assert scorer.hits("He is lazy, not slow at all.") == ["lazy"]
+
+
 def test_what_the_lexicon_counts():
     scorer = LexiconScorer()
     assert scorer.hits("They are not lazy.") == []

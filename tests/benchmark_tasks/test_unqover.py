@@ -8,7 +8,7 @@ import pytest
 from equipoise.decisions import Decisions
 from equipoise.errors import EquipoiseError
 from equipoise.fairness.benchmarks import benchmark_scores, unqover_scores
-from equipoise.fairness.benchmarks.unqover import Comparisons, comparisons, mu_eta
+from equipoise.fairness.benchmarks.unqover import Comparisons, _jackknife, comparisons, mu_eta
 from equipoise.tasks import load_task
 from equipoise.tasks.item import Item
 from equipoise.tasks.unqover import reading
@@ -223,3 +223,15 @@ def test_bad_requests_are_named(lists, tmp_path, monkeypatch):
     monkeypatch.delenv("EQUIPOISE_DATA", raising=False)
     with pytest.raises(EquipoiseError, match="needs the folder word_lists"):
         load_task("unqover")
+
+
+def test_limits_of_an_intensity_are_student_s():
+    """Of one pair and attribute μ is a plain mean: its jackknife is the ordinary standard error."""
+    from scipy.stats import t
+
+    score = np.random.default_rng(3).normal(0.4, 0.1, 20)
+    zeros = np.zeros(20, dtype=int)
+    found = Comparisons(zeros, zeros + 1, zeros, score)
+    low, high = _jackknife(found, np.array(mu_eta(found)), np.random.default_rng(0))
+    half = t.ppf(0.975, 19) * score.std(ddof=1) / np.sqrt(20)
+    assert (low[0], high[0]) == pytest.approx((score.mean() - half, score.mean() + half), rel=1e-3)

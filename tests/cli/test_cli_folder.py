@@ -129,6 +129,32 @@ def test_results_come_last(monkeypatch):
     assert moved == ["steering/z", "x.html", "steering/steering_config.json", "results.json"]
 
 
+def test_what_is_being_replaced_does_not_look_complete(monkeypatch):
+    """Cut off between two files, a folder of old and new ones has no results.json."""
+    Path("out/steering").mkdir(parents=True)
+    last = [Path("out/steering/steering_config.json"), Path("out/results.json")]
+    for path in last:
+        path.write_text("old")
+    looked = []
+    replace = os.replace
+
+    def looking(source, target):
+        looked.append([path.exists() and path.read_text() for path in last])
+        replace(source, target)
+
+    monkeypatch.setattr("equipoise.cli.folder.os.replace", looking)
+
+    def write(stage: Path) -> None:
+        (stage / "steering").mkdir()
+        for name in ("steering/steering_config.json", "results.json", "report.html"):
+            (stage / name).write_text("new")
+
+    with claimed("out", overwrite=True) as folder:
+        folder.fill(write)
+    assert looked == [[False, False], [False, False], ["new", False]]
+    assert [path.read_text() for path in last] == ["new", "new"]
+
+
 def test_a_failed_write_leaves_the_old_results():
     Path("out").mkdir()
     Path("out/results.json").write_text("old")

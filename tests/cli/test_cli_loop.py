@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from transformers import AutoModelForCausalLM
 from equipoise import Steering
 from equipoise.cli import inputs
 from equipoise.cli.outcome import following
+from equipoise.models import load
 from equipoise.steering.transforms import Affine
-from equipoise.study import Result
-from equipoise.tasks import write_jsonl
+from equipoise.study import Result, Settings, audit
+from equipoise.tasks import load_task, write_jsonl
 from small_tasks import small_task
 
 RUN_FILES = {"config.yaml", "report.html", "results.json", "steering"}
@@ -156,6 +158,30 @@ def test_verify_says_no_by_its_exit_code(cli, checkpoint, artifact):
     done = cli("verify", checkpoint, "--steering", artifact, "--strength", 0)
     assert done.code == 1  # at strength 0 there is no effect
     assert "FAILED" in done.out
+
+
+def test_the_seed_is_that_of_fair_decoding_too(cli, checkpoint, task_file):
+    words = ("audit", checkpoint, "--task", task_file, "--json")
+    fair = [
+        cli(*words, "--seed", seed, "--out", f"out{seed}").json["sweep"][0]["seeded_hash"]
+        for seed in (0, 3)
+    ]
+    wanted = [
+        audit(load(str(checkpoint)), load_task(task_file), settings=Settings(hash_seed=seed))
+        for seed in (0, 3)
+    ]
+    assert fair == [result.rows[0]["seeded_hash"] for result in wanted]
+    assert fair[0] != fair[1]
+
+
+def test_strength_0_is_said_even_where_another_is_recommended(cli, checkpoint, artifact):
+    steering = Steering.from_pretrained(artifact)
+    steering.info = replace(steering.info, recommended_strength=0.5)
+    steering.save_pretrained("chosen")
+    done = cli("fold", checkpoint, "--steering", "chosen", "--strength", 0, "--out", "folded")
+    assert done.code == 2
+    assert "folding at strength 0 gives the base model" in done.last
+    assert not Path("folded").exists()
 
 
 def test_fold_leaves_a_checkpoint_that_plain_transformers_loads(cli, checkpoint, artifact):

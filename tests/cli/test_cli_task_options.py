@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from equipoise.cli import inputs
+from equipoise.cli.options import TaskOptions
+from equipoise.tasks import load_capability
+
 ROWS = [
     {"prompt": "Who left?", "options": ["the nurse", "the man"], "sides": ["pro", "anti"],
      "context": name, "twin": f"{name}{k}"}
@@ -92,3 +96,14 @@ def test_a_capability_s_options_reach_it(cli, checkpoint, task_file, tmp_path):
     assert done.json["sweep"][0]["capability"]["mmlu"]["n"] == 3
     six = cli(*words, "--capability-option", "mmlu.shots=6", "--out", "two")
     assert "mmlu has 0 to 5 shots, got 6" in six.last
+
+
+def test_a_limit_draws_by_the_seed_from_capabilities_too():
+    given = {"capability": ("builtin",), "limit": 3}
+    options = TaskOptions(task="coreference", **given)
+    drawn = []
+    for seed in (0, 5):
+        (found,) = inputs.load_capabilities(options, seed)
+        assert found == load_capability("builtin", seed=seed, limit=3)
+        drawn.append(found.items)
+    assert drawn[0] != drawn[1]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BloomConfig,
@@ -18,6 +20,7 @@ from transformers import (
     MambaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from equipoise.decisions.decide import decide, score_texts
@@ -73,8 +76,11 @@ def test_white_space_that_merges_is_the_option_s(tiny: Model) -> None:
     assert (row.prompt_length, row.spacing, row.unscored) == (len(untouched) - 1, 0, 0)
 
 
+@pytest.mark.parametrize("scope", ["all", "last_prompt+generated"])
 @pytest.mark.parametrize("read_by", ["template", "prompt"])
-def test_white_space_that_stands_alone_is_the_prompt_s(tiny: Model, read_by: str) -> None:
+def test_white_space_that_stands_alone_is_the_prompt_s(
+    tiny: Model, read_by: str, scope: str
+) -> None:
     """A scope and a gate read a decision's prompt as they read it when the model writes."""
     if read_by == "template":
         model, item = chat(tiny, "\\n"), ITEM
@@ -90,7 +96,7 @@ def test_white_space_that_stands_alone_is_the_prompt_s(tiny: Model, read_by: str
     with torch.no_grad():
         for value in identity.parameters():
             value.normal_(std=0.2)
-    steering = Steering(identity.transforms, scope="last_prompt+generated")
+    steering = Steering(identity.transforms, scope=scope)
 
     def following(ids: list[int], attached: Any = None) -> torch.Tensor:
         if attached is not None:
@@ -270,3 +276,29 @@ def test_a_chat_template_that_cannot_be_used_is_said(tiny: Model) -> None:
     tiny.chat = True
     with pytest.raises(EquipoiseError, match=f"chat template of {tiny.name} cannot be used"):
         prompt_text(tiny, "Who?")
+
+
+# ---- a tokenizer that merges across the boundary
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean"])
+def test_options_that_only_a_merged_token_tells_apart(tiny: Model, normalise: Any) -> None:
+    """What lies beyond the prompt's tokens is scored, and counted; the merged token is read."""
+    characters = ["a", "b", " ", "x", "y", "z", "b ", "b x", "b y"]
+    merges = [("b", " "), ("b ", "x"), ("b ", "y")]
+    merging = Tokenizer(BPE({piece: k for k, piece in enumerate(characters)}, merges))
+    model = Model(tiny.hf, PreTrainedTokenizerFast(tokenizer_object=merging), name="merging")
+    item = Item(id="1", prompt="ab", options=("xzz", "yzz"))
+    assert [tokens(model, f"ab {option}") for option in item.options] == [
+        [0, 7, 5, 5],
+        [0, 8, 5, 5],
+    ]
+    row = encode_item(model, item)
+    assert (row.prefix, row.unscored) == ((0,), 1)
+    (found,) = decide(model, [item], normalise=normalise)
+    wanted = []
+    for merged in (7, 8):
+        with torch.no_grad():
+            table = model.hf(torch.tensor([[0, merged, 5, 5]])).logits[0].log_softmax(-1)
+        wanted.append(float(table[1, 5] + table[2, 5]) / (2 if normalise == "mean" else 1))
+    assert found.scores[0] == pytest.approx(wanted, abs=1e-4)

@@ -307,6 +307,15 @@ def test_a_batch_is_within_its_budget_where_each_row_is_of_its_own_kind() -> Non
         assert sum(packed) <= sum(alone)
 
 
+@pytest.mark.parametrize("budget", [64, 200])
+def test_rows_that_share_much_are_still_within_a_budget(budget: int) -> None:
+    """However much a tree would save: its sequence is what memory is taken for."""
+    rows = [row((*range(40), 50 + k), (7,), (9,)) for k in range(300)]
+    found = list(batches(llama(), rows, budget, kinds=[0] * len(rows)))
+    assert max(batch.tokens for batch in found) <= budget
+    assert sorted(i for batch in found for i in batch.index) == list(range(300))
+
+
 def test_cached_beginnings_of_a_batch_are_bounded() -> None:
     rows = [row((k, *range(1, 400), j), (7,), (9,)) for k in range(300) for j in range(4)]
     starts, kinds = [400] * len(rows), [0] * len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,22 @@ def test_sharing_changes_nothing(tiny: Model, monkeypatch, reads, how, shared, b
             np.testing.assert_allclose(ours.kl, theirs.kl, atol=1e-5)
     if how is not None:
         assert np.abs(found[0].scores - found[1].scores)[np.isfinite(found[0].scores)].max() > 1e-3
+
+
+def test_beginnings_of_several_lengths_in_one_batch(tiny: Model, reads) -> None:
+    """At every strength each row goes on from its own, behind its own padding."""
+    more = "".join(f"Q: who was ill, {name} or Flo?\nA: Flo\n\n" for name in ("Ed", "Gus", "Hal"))
+    further = [
+        replace(item, id=f"{item.id}-more", prompt=item.prompt.replace(EXAMPLES, more * 2))
+        for item in ITEMS
+    ]
+    items, strengths = [*ITEMS, *further], [0.0, 0.5, 1.0]
+    found = decide(tiny, items, steering=steering(), strengths=strengths, batch_tokens=100_000)
+    assert reads == [2]
+    for k, item in enumerate(items):
+        alone = decide(tiny, [item], steering=steering(), strengths=strengths)
+        for ours, theirs in zip(found, alone, strict=True):
+            np.testing.assert_allclose(ours.scores[k], theirs.scores[0], atol=1e-4)
 
 
 def test_a_beginning_is_read_once_for_all_batches(tiny: Model, reads) -> None:

@@ -195,3 +195,13 @@ def test_shares_of_the_first_token_follow_the_model(tiny: Model) -> None:
     shares = torch.bincount(samples.tokens[:, -1], minlength=len(wanted)) / n
     error = (wanted * (1 - wanted) / n).sqrt()
     assert ((shares - wanted).abs() < 5 * error + 2 / n).all()
+
+
+def test_texts_at_a_strength_follow_the_seed(tiny: Model) -> None:
+    """A prompt in a batch of its own is written as by itself, seeded by its place too."""
+    prompts = ["The nurse said", "He left, and then the old mechanic", "It was"]
+    how = {"temperature": 1.0, "max_new_tokens": 8}
+    (found,) = write_at(tiny, prompts, seed=7, batch_tokens=1, **how)
+    alone = [write(tiny, [one], seed=7 + k, **how).texts[0] for k, one in enumerate(prompts)]
+    assert list(found) == alone
+    assert write_at(tiny, prompts, seed=8, batch_tokens=1, **how) != [found]

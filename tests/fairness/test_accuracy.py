@@ -39,6 +39,25 @@ def test_twins_that_agree_count_once() -> None:
     )
 
 
+def test_twins_that_disagree_count_as_their_items_and_no_more() -> None:
+    """Wilson's interval of 41 of 80: no item counts twice."""
+    hits = np.array([[1, 0]] * 39 + [[1, 1]], dtype=bool).reshape(-1)
+    found = proportion_interval(hits, np.repeat(np.arange(40), 2))
+    n, share, z = 80, 41 / 80, 1.959964
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+def test_twins_that_change_against_each_other_count_as_their_items_and_no_more() -> None:
+    before = np.array([[1, 0]] * 10 + [[1, 1]] * 30, dtype=bool).reshape(-1)
+    after = np.array([[0, 1]] * 9 + [[0, 0]] + [[1, 1]] * 30, dtype=bool).reshape(-1)
+    found = paired_drop(before, after, np.repeat(np.arange(40), 2))
+    assert found.estimate == pytest.approx(1 / 80)
+    assert found.high == pytest.approx(paired_upper_limit(10, 9, 80))
+    assert found.low == pytest.approx(-paired_upper_limit(9, 10, 80))
+
+
 @pytest.mark.parametrize(("df", "exact"), [(2, 4.3027), (4, 2.7764), (10, 2.2281), (100, 1.9840)])
 def test_student_quantile(df: int, exact: float) -> None:
     assert student_quantile(1.959964, df) == pytest.approx(exact, rel=0.015 if df < 4 else 1e-3)
@@ -183,6 +202,28 @@ def test_perplexity_is_paired_by_document() -> None:
     single = perplexity(base[:1], tokens[:1], base[:1])
     assert single["low"] is single["high"] is single["drop"]["high"] is None
     assert perplexity(base, tokens)["drop"] is None
+
+
+@pytest.mark.parametrize("same", [0, 7])
+def test_limits_of_a_perplexity_are_student_s(same: int) -> None:
+    """Two-sided 95 % for itself, one-sided for its rise; some documents may not change at all.
+
+    Of documents of one length the mean per token is an ordinary mean.
+    """
+    from scipy.stats import t
+
+    rng = np.random.default_rng(1)
+    losses, change = rng.normal(3, 0.5, 30), rng.normal(0.02, 0.05, 30)
+    change[:same] = 0.0
+    found = perplexity(80 * (losses + change), np.full(30, 80), 80 * losses)
+    for values, level, limits, less in (
+        (losses + change, 0.975, found, 0),
+        (change, 0.95, found["drop"], 1),
+    ):
+        half = t.ppf(level, 29) * values.std(ddof=1) / math.sqrt(30)
+        wanted = np.exp(values.mean() + half * np.array([-1, 0, 1])) - less
+        got = [limits[name] for name in ("low", "estimate", "high")]
+        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_perplexity_refuses_what_is_not_a_number() -> None:

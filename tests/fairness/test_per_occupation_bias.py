@@ -304,3 +304,10 @@ def test_invariants(rows: list, temperature: float, conditional: bool) -> None:
     for other in (bias(swapped_sides), bias(as_groups), bias(shuffled)):
         assert other is not None
         assert {k: other[k] for k in same} == pytest.approx({k: found[k] for k in same}, abs=1e-7)
+
+
+def test_twins_that_answer_alike_count_in_full_however_rarely_they_answer() -> None:
+    rows = [(f"o{o}", f"{o}/{t}", (0.2, 0.1, 0.7)) for o in range(12) for t in range(6)]
+    found = per_occupation_bias(sided(rows), conditional_on_answering=True)
+    assert found is not None
+    assert not any("fewer than 5 twins" in line for line in found.warnings)

@@ -174,6 +174,27 @@ def test_an_interpolated_limit_is_never_below_that_of_unchanged_answers() -> Non
     assert choose_strength(sweep[::2], 0.01, interpolate=True).strength == pytest.approx(0.5)
 
 
+def test_every_bias_of_a_row_is_held_against_the_wanted_shares() -> None:
+    """Greedy answers in the wanted shares have no bias, however far from equal these are."""
+    answers = [(1, 0), (1, 0), (1, 0), (0, 1)] * 5
+    rows = [(f"o{o}", f"{o}/{t}", one) for o in range(3) for t, one in enumerate(answers)]
+    found = summarise(grouped(rows, ("a", "b")), target={"a": 0.75, "b": 0.25})
+    for name in ("per_occupation_bias", "per_occupation_bias_greedy"):
+        assert found[name]["plug_in"] == pytest.approx(0, abs=1e-9)
+        assert summarise(grouped(rows, ("a", "b")))[name]["plug_in"] == pytest.approx(0.5)
+
+
+def test_every_interpolated_limit_is_at_least_that_of_unchanged_answers() -> None:
+    """Also that of a capability which another one's budget leaves room for, and which gained."""
+    sweep = [row(0.0, 0.5, dear=0.0, gained=0.0), row(1.0, 0.1, dear=0.02, gained=-0.01)]
+    for one in sweep:
+        for name in one["capability"]:
+            one["capability"][name]["n"] = 240
+    choice = choose_strength(sweep, 0.015, interpolate=True)
+    assert choice.strength == pytest.approx(0.75)
+    assert choice.limits["gained"] == pytest.approx(paired_upper_limit(0, 0, 240))
+
+
 def test_an_unmeasured_drop_never_fits() -> None:
     sweep = [row(0.0, 0.5, toy=0.0), row(0.5, 0.1, toy=None), row(1.0, 0.2, toy=0.005)]
     for interpolate in (False, True):
@@ -194,6 +215,12 @@ def test_ties_go_to_the_smaller_strength_and_0_stays_if_nothing_is_better() -> N
     worse = choose_strength([row(0.0, 0.1, toy=0), row(1.0, 0.3, toy=0)], 0.01)
     assert worse.strength == 0
     assert "no strength that fits lowers the bias" in worse.rule
+
+
+def test_of_equal_biases_the_better_known_one_is_chosen() -> None:
+    tied = [row(0.0, 0.4, toy=0), row(0.6, 0.1, toy=0), row(0.8, 0.1, toy=0)]
+    tied[2]["per_occupation_bias"]["high"] = 0.12
+    assert choose_strength(tied, 0.01).strength == 0.8
 
 
 def test_a_negative_strength_is_chosen_by_the_same_rule_and_only_if_it_is_better() -> None:

@@ -13,7 +13,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from equipoise.decisions import Decisions
-from equipoise.decisions.decide import decide
+from equipoise.decisions.decide import decide, score_texts
 from equipoise.errors import EquipoiseError
 from equipoise.fairness import per_occupation_bias
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
@@ -155,6 +155,113 @@ def test_twins_of_any_size_count_the_same(tiny: Model) -> None:
     first, second = one.run().history, other.run().history
     for mine, theirs in zip(first, second, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=2e-5)
+
+
+def test_the_loss_is_the_sum_of_its_terms(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reward, a nat of each pool at the price of its budget, abstention lost, gap of the twins."""
+    config = DSOConfig(
+        **SMALL | {"steps": 3, "learning_rate": 0.1, "kl_weight": 0.8},
+        kl_ambiguous=0.6,
+        kl_anchor=0.2,
+        abstention_weight=30.0,
+        twin_weight=1000.0,  # of a random model's twins, which differ by little
+    )
+    trainer = Trainer(request(tiny, small_task()), config)
+    drawn: list[list[int]] = []
+    draw = trainer.draws.draw
+
+    def watched(n: int, generator: torch.Generator) -> Any:
+        found = draw(n, generator)
+        drawn.append(found[0])
+        return found
+
+    monkeypatch.setattr(trainer.draws, "draw", watched)
+    (base,) = decide(tiny, trainer.items)
+    abstains = base.probabilities()[:, 2]  # "unknown" comes last in the small task
+    drifts = []
+    for step, rows in zip(trainer.run().history, drawn, strict=True):
+        drift = step["abstention"] - abstains[rows].mean()  # of twins of two: all count alike
+        drifts.append(abs(drift))
+        kl = 0.4 * step["kl_ambiguous"] + 0.4 * (0.6 / 0.2) * step["kl_anchor"]
+        terms = -step["reward"] + kl + 30 * drift**2 + 1000 * step["twin_gap"]
+        assert step["loss"] == pytest.approx(terms, rel=1e-4, abs=1e-6)
+    assert min(step["kl_anchor"], step["kl_ambiguous"], 1000 * step["twin_gap"]) > 1e-2
+    assert 30 * max(drifts) ** 2 > 1e-2
+
+
+def test_divergence_of_anchors_is_that_of_each_alone(tiny: Model) -> None:
+    """Items and texts count alike; of an item that of its decision too, times its weight."""
+    items = small_task().split("train")[-4:]
+    config = DSOConfig(
+        **SMALL | {"steps": 2, "learning_rate": 0.1, "anchors_per_step": 4},
+        decision_weight=3.0,
+        text_positions=256,
+    )
+    trainer = Trainer(request(tiny, small_task(), anchors=Anchors(items, TEXTS)), config)
+    steering = trainer.run().steering
+    draws = trainer.anchors.draw(torch.Generator().manual_seed(1))
+    with steering.applied(tiny, 1.0) as trainer._attachment, torch.no_grad():
+        read = trainer._read(draws)
+        found = trainer.anchors.divergence(draws, read.options, read.kl)
+    how: dict[str, Any] = {"steering": steering, "strengths": [0.0, 1.0]}
+    each = []
+    for place in draws[0].index:
+        base, now = decide(tiny, [items[place]], **how)
+        p, q = now.probabilities()[0], base.probabilities()[0]
+        each.append(now.kl[0] + 3 * (p * np.log(p / q)).sum())
+    for place in draws[1].index:
+        each.append(score_texts(tiny, [TEXTS[place]], **how).kl[1, 0])
+    assert [len(draw.index) for draw in draws] == [2, 2]
+    assert float(found) == pytest.approx(np.mean(each), rel=1e-3)
+
+
+def test_anchors_under_a_gate_count_as_if_it_leaked(tiny: Model) -> None:
+    """Held even where the gate is shut; a gate half open steers half, a quarter of the KL."""
+    items = small_task().split("train")[-4:]
+    config = DSOConfig(**SMALL | {"anchors_per_step": 8, "gate_false_firing": 0.2})
+    trainer = Trainer(request(tiny, small_task(), anchors=Anchors(items, TEXTS)), config)
+    opens = torch.tensor([0.0, 1.0, 0.5, 0.0]), torch.tensor([0.0, 1.0])
+    trainer.anchors.opens = opens
+    draws = trainer.anchors.draw(torch.Generator().manual_seed(0))
+    for draw, open_by in zip(draws, opens, strict=True):
+        wanted = (0.2 + 0.8 * open_by[draw.index] ** 2) / 6
+        assert len(draw.index) == len(open_by)
+        torch.testing.assert_close(draw.weight, wanted)
+        assert draw.opens is not None
+        assert bool((draw.opens == 1).all())  # read under the open gate
+
+
+def test_an_item_alone_does_not_dilute_the_gap_of_twins(tiny: Model) -> None:
+    task = small_task((2, 2))
+    alone = [item for item in task.items if item.twin != "train-nurse-0" or "-he" in item.id]
+    config = DSOConfig(**SMALL | {"steps": 1, "twins_per_step": 64})
+    trainer = Trainer(request(tiny, task.with_items(alone)), config)
+    (base,) = decide(tiny, trainer.items)
+    logs = dict(zip((i.id for i in trainer.items), np.log(base.probabilities()), strict=True))
+    gaps = {}
+    for twin in ("train-nurse-1", "train-mechanic-0", "train-mechanic-1"):
+        he, she = logs[f"{twin}-he"], logs[f"{twin}-she"]
+        gaps[twin] = ((np.exp(he) + np.exp(she)) / 2 * (he - she) ** 2).sum()
+    drawn = trainer.draws.draw(64, torch.Generator().manual_seed(0))[0]
+    twins = [trainer.items[row].twin for row in drawn]
+    wanted = np.mean([gaps[twin] for twin in twins if twin in gaps])
+    assert len(set(twins)) == 4
+    assert trainer.run().history[0]["twin_gap"] == pytest.approx(wanted, rel=1e-2)
+
+
+def test_a_bias_moves_in_units_of_its_site(tiny: Model) -> None:
+    """Adam's first step is its rate in every entry: of a slope as it is, of a bias × usual size."""
+    for name, weight in tiny.hf.named_parameters():
+        if name.endswith("input_layernorm.weight"):
+            weight.fill_(5.0)
+    settings = SMALL | {"steps": 1, "learning_rate": 0.01, "l1": 0.0, "foldable": False}
+    trainer = Trainer(request(tiny, small_task()), DSOConfig(**settings))
+    sizes = {key: float(scale.mean()) for key, scale in trainer.scale.items()}
+    assert max(sizes.values()) > 3 * min(sizes.values())
+    for key, transform in trainer.run().steering.transforms.items():
+        a, b = (value.detach().abs().max().item() for value in transform.parameters())
+        assert a == pytest.approx(0.01, rel=0.02)
+        assert b == pytest.approx(0.01 * sizes[key], rel=0.02)
 
 
 # ---- checkpoints
@@ -329,6 +436,16 @@ def test_projection_holds_the_budgets_on_held_out_prompts(tiny: Model) -> None:
     assert "budget 0.05" in note
 
 
+def test_budgets_are_checked_on_the_held_out_anchors(tiny: Model) -> None:
+    """The KL a fit reports, and shrinks its map by, is of prompts it did not train on."""
+    held_out = Anchors(tuple(i for i in small_task().split("test") if not i.ambiguous), TEXTS[:1])
+    outcome = fit(tiny, {"kl_anchor": 10.0, "kl_ambiguous": 10.0}, held_out_anchors=held_out)
+    how: dict[str, Any] = {"steering": outcome.steering, "strengths": [1.0]}
+    (found,) = decide(tiny, held_out.items, **how)
+    kl = np.concatenate([found.kl, score_texts(tiny, held_out.texts, **how).kl[0]]).mean()
+    assert f"{kl:.4f} nat anchors (budget 10.0)" in outcome.notes[0]
+
+
 def test_no_validation_items_is_said(tiny: Model) -> None:
     task = small_task(splits=("train",))
     (note,) = fit(tiny, {"steps": 2}, task=task).notes
@@ -356,6 +473,15 @@ def test_dual_ascent_says_whether_it_held(tiny: Model) -> None:
 def test_early_stop(tiny: Model) -> None:
     assert len(fit(tiny, {"stop_bias": 2.0, "patience": 2}).history) == 2
     assert len(fit(tiny, {"stop_bias": 0.0, "patience": 2}).history) == 6
+
+
+def test_early_stop_wants_calm_steps_in_a_row(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(
+        request(tiny, small_task()), DSOConfig(**SMALL | {"stop_bias": 0.1, "patience": 2})
+    )
+    biases = iter([0.05, 0.2, 0.05, 0.05, 0.05, 0.05])
+    monkeypatch.setattr(trainer.state.majority, "bias", lambda: next(biases))
+    assert trainer.run().step == 4
 
 
 def test_uneven_contexts_and_options(tiny: Model) -> None:

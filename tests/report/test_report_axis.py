@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import report_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equipoise.report.charts import bias_chart
 from equipoise.report.drawing import axis
+from equipoise.report.view import Study
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
@@ -38,3 +41,15 @@ def test_vertical_axes_run_downwards() -> None:
     assert drawn.at(0.0) == 300.0
     assert drawn.at(0.8) == 10.0
     assert [text for _, text in drawn.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
+
+
+def test_bars_and_bands_end_where_the_intervals_do() -> None:
+    results = samples.sweep()
+    chart = bias_chart(Study(results))
+    assert chart is not None
+    curve = next(one for one in chart.curves if one.key == "bias")
+    for mark, row in zip(curve.marks, results["sweep"], strict=True):
+        bias = row["per_occupation_bias"]
+        for drawn, end in ((mark.y_low, "low"), (mark.y, "estimate"), (mark.y_high, "high")):
+            assert drawn == chart.y.at(bias[end])
+            assert f"{mark.x:g},{drawn:g}" in (curve.path if end == "estimate" else curve.band)

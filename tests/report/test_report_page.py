@@ -178,6 +178,15 @@ def test_an_audit_has_no_drops() -> None:
     assert "drop against" not in render(results)
 
 
+def test_the_script_knows_the_unsteered_row_wherever_it_stands() -> None:
+    results = samples.sweep()
+    against = copy.deepcopy(results["sweep"][1]) | {"strength": -0.5}
+    results["sweep"].append(against)
+    told = json.loads(Page(render(results)).data)["s0"]
+    assert told["strengths"][:2] == [-0.5, 0.0]
+    assert told["base"] == 1
+
+
 def test_data_of_the_script_are_those_of_the_results() -> None:
     results = samples.sweep()
     page = render(results)

@@ -159,6 +159,13 @@ def test_card_of_a_negative_strength_is_still_code() -> None:
     assert "strength=-0.5)" in body
 
 
+@pytest.mark.parametrize("chosen", [{"strength": 0.0, "rule": "nothing fits"}, None])
+def test_card_recommends_no_strength_where_none_was_chosen(chosen: dict[str, Any] | None) -> None:
+    body = parts(model_card(samples.unfitting() | {"chosen": chosen}, CONFIG))[1]
+    assert "Recommended: ω = 0." in body
+    assert "strength=0)" in body
+
+
 @pytest.mark.parametrize("base", ["builtin:coreference", "/models/m", "./m"])
 def test_base_model_only_where_the_hub_would_accept_it(base: str) -> None:
     front, body = parts(model_card(samples.sweep(), CONFIG | {"base_model_name_or_path": base}))

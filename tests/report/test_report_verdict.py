@@ -162,6 +162,15 @@ def test_a_model_that_seldom_answers_does_not_pass_for_balanced() -> None:
     assert finding(results, "Greedy answers are balanced")
 
 
+def test_a_gate_is_said_to_fire_where_its_lower_limit_says_so() -> None:
+    results = samples.sweep()
+    few = {"estimate": 0.2, "low": 0.04, "high": 0.6, "n": 5}
+    results["gate"] = {"ambiguous": None, "unambiguous": few, "capability": {}}
+    assert not finding(results, "The gate fires")
+    few["low"] = 0.06
+    assert finding(results, "The gate fires on unambiguous prompts")
+
+
 def test_where_the_gate_opens_is_told_and_false_firing_is_a_warning() -> None:
     results = samples.audit()
     shut = {"estimate": 0.02, "low": 0.01, "high": 0.04, "n": 600}
@@ -325,6 +334,24 @@ def test_estimator_warnings_and_left_out_occupations_are_passed_on() -> None:
     out = finding(results, "Left out")
     assert out
     assert out.text == "pilot (a single twin: no variance)."
+
+
+@pytest.mark.parametrize(("low", "warned"), [(-0.01, False), (0.009, False), (0.011, True)])
+def test_a_loss_is_called_one_where_its_lower_limit_says_so(low: float, warned: bool) -> None:
+    """However large the estimate: few items lose much by chance."""
+    results = samples.sweep()
+    drop = {"estimate": 0.08, "low": low, "high": 0.2}
+    results["sweep"][4]["capability"]["facts"]["drop"] = drop
+    assert (finding(results, "facts is lost") is not None) == warned
+
+
+@pytest.mark.parametrize(
+    ("rate", "warned"), [(0.03, True), (0.06, False), (0.1, False), (0.16, True)]
+)
+def test_abstention_that_falls_is_called_out_like_one_that_rises(rate: float, warned: bool) -> None:
+    results = samples.sweep()  # 0.072 unsteered
+    results["sweep"][4]["abstention"] = samples.metric(rate)
+    assert (finding(results, "Abstention moved") is not None) == warned
 
 
 def test_moved_abstention_and_rising_bias_are_called_out() -> None:

@@ -101,6 +101,36 @@ def test_prompt_lengths_and_mask_tell_what_the_cache_cannot(model):
     )
 
 
+def test_strengths_of_prompts_go_on_after_a_batch_of_beams(model):
+    """What was prepared for four beams is not what two rows are steered by."""
+    ids = torch.tensor([prompts()[1]] * 2)
+    with random_steering(model).applied(model, strength=[0.2, 0.9]):
+        before = logits(model, ids)
+        how = {"num_beams": 2, "do_sample": False, "max_new_tokens": 2}
+        model.generate(ids, attention_mask=torch.ones_like(ids), **how)
+        assert torch.equal(logits(model, ids), before)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_mask_means_its_own_columns_while_the_model_writes(model, use_cache):
+    """Of the prompt those it names, of what is written none, whether it is read anew or not."""
+    plain, ids = random_steering(model), torch.tensor([prompts()[1]])
+    with Steering(plain.transforms, scope="mask").applied(model) as attachment:
+        attachment.mask = torch.arange(9)[None] % 2 == 0
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=4,
+            do_sample=False,
+            use_cache=use_cache,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    omega = [float(t % 2 == 0) for t in range(9)] + [0.0] * 3
+    wanted = steered_logits(model, plain, out.sequences[0, :-1].tolist(), omega)[8:]
+    torch.testing.assert_close(torch.stack(out.logits, 1)[0], wanted, atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "sites", [norm_sites, residual_sites, mlp_sites, head_sites], ids=lambda f: f.__name__
 )
@@ -451,3 +481,14 @@ def test_plain_pipeline(model):
         found = text(prompt, max_new_tokens=5, do_sample=False, return_tensors=True)[0]
     wanted, _ = greedy(model, random_steering(model), row, 1.0, "prompt", 5)
     assert found["generated_token_ids"][len(row) :] == wanted
+
+
+def test_a_token_that_is_not_steered_cannot_overflow():
+    """Its activation times the slope is beyond float16; times a strength of 0 it is nothing."""
+    affine = Affine(torch.full((4,), 8.0), torch.full((4,), 6e4))
+    h = torch.full((1, 2, 4), 3e4, dtype=torch.float16)
+    h[0, 1] = 1.0
+    with torch.no_grad():
+        found = affine.steer_tokens(h, torch.tensor([[[0.0], [0.5]]], dtype=torch.float16))
+    wanted = torch.tensor([[[3e4], [1 + 0.5 * (8 + 6e4)]]]).expand_as(h)
+    torch.testing.assert_close(found.float(), wanted, rtol=2e-3, atol=0)

@@ -47,6 +47,14 @@ def test_a_learned_strength_is_followed(model, dtype):
         assert attachment.setting.values == (0.5, 1.0)
 
 
+def test_gradients_at_strength_0_are_0_and_not_missing(model):
+    """A penalty on steered logits may be differentiated at every strength of a ladder."""
+    steering = random_steering(model)
+    with steering.applied(model.requires_grad_(False), strength=0.0):
+        model(TWINS).logits.square().mean().backward()
+    assert all(bool((value.grad == 0).all()) for value in steering.parameters())
+
+
 def test_a_cache_filled_before_a_learned_strength_moved_is_refused(model):
     learned = nn.Parameter(torch.tensor(0.25))
     with random_steering(model).applied(model, strength=learned), torch.no_grad():

@@ -41,11 +41,10 @@ def scored(model, ids, mask, **options) -> tuple[Tensor, Tensor]:
         ids,
         attention_mask=mask,
         max_new_tokens=NEW,
-        do_sample=False,
         guidance_scale=SCALE,
         return_dict_in_generate=True,
         output_scores=True,
-        **options,
+        **{"do_sample": False} | options,
     )
     return out.sequences[:, ids.shape[1] :], torch.stack(out.scores, dim=1)
 
@@ -81,6 +80,21 @@ def test_a_row_keeps_its_gates_decision(place, negative):
             for i, (new, row) in enumerate(wanted):
                 assert tokens[i].tolist() == new
                 torch.testing.assert_close(scores[i], row, atol=5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["early", "late"])
+def test_every_sequence_of_a_row_keeps_its_gates_decision(place):
+    """Both of a prompt's are drawn from what guidance makes of its own decision."""
+    model = build("llama")
+    steering, decisions = gated(model, place, "generated")
+    assert decisions.tolist() != decisions.roll(1).tolist()
+    rows = zip(prompts(), decisions.tolist(), strict=True)
+    wanted = [guided(model, steering, row, 0.8 * d, "generated") for row, d in rows]
+    ids, mask = padded(prompts(), "left")
+    cold = {"do_sample": True, "temperature": 1e-4, "top_k": 0}  # the likeliest, twice
+    with steering.applied(model, strength=0.8):
+        tokens, _ = scored(model, ids, mask, **cold, num_return_sequences=2)
+    assert tokens.tolist() == [new for new, _ in wanted for _ in range(2)]
 
 
 def test_a_strength_per_row_and_several_sequences():

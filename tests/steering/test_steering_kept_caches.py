@@ -156,6 +156,26 @@ def test_packed_sequences_are_refused(scope):
     torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scope", ["last_prompt", "generated", "positions:1:4"])
+def test_new_tokens_alone_are_refused_after_a_cache(scope):
+    """Without a mask transformers takes them for the whole prompt, shorter than what is cached."""
+    model = build("llama")
+    with Steering(random_steering(model).transforms, scope=scope).applied(model, STRENGTH):
+        cache = cached(model, whole())
+        with pytest.raises(SteeringError, match="pass attention_mask to generate"):
+            model.generate(whole()[:, :2], past_key_values=cache, **KEPT)
+
+
+def test_a_packed_sequence_of_one_token_is_one():
+    model = build("llama")
+    packed = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(8)])[None]
+    with (
+        Steering(random_steering(model).transforms, scope="last_prompt").applied(model),
+        pytest.raises(SteeringError, match="position_ids start anew"),
+    ):
+        model(whole(), position_ids=packed, use_cache=False)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_may_have_any_position(side):
     model = build("llama")

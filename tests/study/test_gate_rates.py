@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from equipoise.decisions.encode import encode_text
+from equipoise.decisions.openings import openings
+from equipoise.fairness.interval import proportion_interval
 from equipoise.models import Model
 from equipoise.steering import Additive, ProbeGate, Steering
 from equipoise.study import sweep
@@ -63,3 +67,25 @@ def test_ungated_steerings_have_no_rates(tiny: Model) -> None:
     found = sweep(tiny, small_task(), steering, [0, 1]).data
     assert found["gate"] is None
     assert found["notes"] == []
+
+
+def test_windows_of_a_document_are_no_independent_prompts(tiny: Model) -> None:
+    """Four documents are four units, into however many windows they are cut."""
+    parts = ("The nurse said that she left. ", "He was at the park. ", "A doctor met him. ", "No. ")
+    texts = [part * (1200 // len(part)) for part in parts]
+    capability = Capability(
+        name="perplexity:x",
+        kind="perplexity",
+        documents=tuple(Document(text, "test") for text in texts),
+    )
+    steering = gated(tiny)
+    rate = sweep(tiny, small_task(), steering, [0, 1], capability=[capability]).data["gate"]
+    rows = [(k, row) for k, text in enumerate(texts) for row in encode_text(tiny, text)]
+    opens = openings(tiny, [row for _, row in rows], steering, 4096) > 0
+    assert len(rows) > 1.5 * len(texts)
+    assert 0 < opens.mean() < 1
+    wanted = proportion_interval(opens, np.array([k for k, _ in rows]))
+    found = rate["capability"]["perplexity:x"]
+    assert found == pytest.approx({**wanted.as_dict(), "n": len(rows)})
+    apart = proportion_interval(opens, np.arange(len(rows)))
+    assert found["low"] != pytest.approx(apart.low, abs=1e-2)

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.decisions import Decisions
+from equipoise.decisions.decide import decide, score_texts
+from equipoise.decisions.decode import seeded_hash
 from equipoise.errors import EquipoiseError
+from equipoise.fairness import Choice, shares
 from equipoise.methods import Anchors
 from equipoise.models import Model, load
 from equipoise.steering import Steering
@@ -313,6 +317,90 @@ def test_drops_are_against_strength_0_wherever_it_stands(tiny: Model) -> None:
         assert reading["drop"]["estimate"] == pytest.approx(
             reading["estimate"] / base["capability"][READING.name]["estimate"] - 1
         )
+
+
+def test_fair_decoding_has_the_seed_and_the_temperature_of_the_settings(tiny: Model) -> None:
+    task = small_task((8, 8, 8, 8))
+    (found,) = decide(tiny, [item for item in task.split("test") if item.ambiguous])
+
+    def first_option(seed: int, temperature: float) -> float:
+        told = shares(seeded_hash(found, seed=seed, temperature=temperature))
+        assert told is not None
+        return float(told["first_option"])
+
+    asked = Settings(hash_seed=3, temperature=4.0)
+    (row,) = audit(tiny, task, split="test", settings=asked).rows
+    assert row["seeded_hash"]["shares"]["first_option"] == pytest.approx(first_option(3, 4.0))
+    assert first_option(3, 4.0) not in (first_option(0, 4.0), first_option(3, 1.0))
+
+
+def test_worst_items_are_those_of_the_strength_that_is_shown(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most one-sided where the page starts, whatever they were unsteered."""
+    steering, task = Steering.identity(tiny, foldable=False), small_task()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for value in steering.parameters():
+            value.normal_(std=0.3)
+    asked = [item for item in task.split("test") if item.ambiguous]
+
+    def most_one_sided(strength: float) -> list[str]:
+        (found,) = decide(tiny, asked, steering=steering, strengths=[strength])
+        lean = {
+            item.id: abs(p[item.sides.index("pro")] - p[item.sides.index("anti")])
+            for item, p in zip(asked, found.probabilities(), strict=True)
+        }
+        return sorted(lean, key=lean.__getitem__, reverse=True)[:12]
+
+    ladder = [0.0, 0.5, 1.0]
+    for chosen, shown in ((None, 1.0), (0.0, 1.0), (0.5, 0.5)):
+        if chosen is not None:
+            choice = Choice(chosen, "as told", None, {})
+            monkeypatch.setattr(
+                "equipoise.study.results.choose_strength", lambda *a, c=choice, **k: c
+            )
+        budget = None if chosen is None else 0.05
+        found = sweep(tiny, task, steering, ladder, max_capability_drop=budget).data["worst_items"]
+        assert [item["id"] for item in found] == most_one_sided(shown)
+    assert len({tuple(most_one_sided(strength)) for strength in ladder}) == 3
+
+
+def test_divergence_of_documents_counts_their_tokens(tiny: Model) -> None:
+    """A capability's is a mean over tokens, that of anchors one over documents, as a fit has it."""
+    steering = fit(tiny, small_task(), **TINY)
+    texts = (TEXT, "He left.", f"{TEXT} {TEXT} {TEXT}")
+    read = score_texts(tiny, texts, steering=steering, strengths=[1.0])
+    assert read.kl is not None
+    task = Task("no anchors", tuple(i for i in small_task().items if i.ambiguous))
+    for more in ((), ("nurse",)):  # a document of a single token says nothing
+        documents = tuple(Document(text, "test") for text in (*texts, *more))
+        capability = Capability(name="text", kind="perplexity", documents=documents)
+        row = sweep(tiny, task, steering, [1.0], capability=[capability]).row(1.0)
+        mean = (read.kl[0] * read.tokens).sum() / read.tokens.sum()
+        assert row["capability"]["text"]["kl"] == pytest.approx(mean, rel=1e-3)
+        assert row["kl"]["anchor"] == pytest.approx(read.kl[0].mean(), rel=1e-3)
+    assert mean != pytest.approx(read.kl[0].mean(), rel=1e-2)
+
+
+def test_the_strengths_a_steering_was_verified_at_are_all_that_were_measured(tiny: Model) -> None:
+    with pytest.warns(UserWarning, match="extrapolates"):
+        _, found = run(tiny, small_task(), strengths=[-0.5, 0.5], **TINY)
+    assert found.info.verified_strengths == (-0.5, 0.5)
+
+
+def test_a_run_fits_with_its_seed_and_as_it_measures(tiny: Model) -> None:
+    items = small_task().items
+    longer = [replace(i, options=(f"{i.options[0]} of the town", *i.options[1:])) for i in items]
+    task = replace(small_task(), items=tuple(longer))
+    means = Settings(normalise="mean")
+    _, found = run(tiny, task, strengths=[1.0], settings=means, seed=4, **TINY)
+    wanted, *others = (
+        fit(tiny, task, normalise=how, seed=seed, **TINY).digest
+        for how, seed in (("mean", 4), ("sum", 4), ("mean", 0))
+    )
+    assert found.digest == wanted
+    assert wanted not in others
 
 
 def test_strengths_are_sorted_and_measured_once(tiny: Model) -> None:

@@ -218,6 +218,24 @@ def test_synthbias_columns_may_be_swapped(tmp_path):
     assert tables["a"] == tables["b"]
 
 
+def test_a_sentence_of_either_type_stays_on_one_side(tmp_path):
+    """Asked with an answer in the fit and without one in the test, it would be known there."""
+    rows = [
+        f"{kind},The nurse met the guard at gate {n} and {p} sang.,nurse,guard,{p},x"
+        for n in range(40)
+        for kind in ("type1", "type2")
+        for p in ("he", "she")
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["type,sample,occ_1,occ_2,pronoun,is_stereotypical", *rows]))
+    splits = defaultdict(set)
+    for item, row in zip(load_task("synthbias", data=path).items, rows, strict=True):
+        splits[row.split(" at ")[1].split(" and ")[0]].add(item.split)
+    assert len(splits) == 40
+    assert all(len(found) == 1 for found in splits.values())
+    assert len(set().union(*splits.values())) == 3
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

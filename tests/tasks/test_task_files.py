@@ -176,6 +176,17 @@ def test_rules_between_rows(tmp_path):
     assert "'nurse'" in fails(path, line=2)
 
 
+def test_an_unseen_item_may_also_speak_about_a_context_that_is_seen(tmp_path):
+    """One answer on two occupations is evidence on the held-out one."""
+    rows = [
+        {**ROW, "split": "train"},
+        {**ROW, "id": "b", "twin": "c", "split": "unseen", "context": ["nurse", "pilot"]},
+    ]
+    task = read_jsonl(write(tmp_path / "t.jsonl", *rows))
+    assert task.held_out_contexts == {"pilot"}
+    assert [item.id for item in task.split("unseen")] == ["b"]
+
+
 def test_line_separators_inside_strings_are_text(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({**ROW, "prompt": "she a\u2028b\x85c"}, ensure_ascii=False), "utf-8")
