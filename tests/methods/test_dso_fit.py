@@ -470,6 +470,25 @@ def test_dual_ascent_says_whether_it_held(tiny: Model) -> None:
     assert "NOT held" in tight
 
 
+def test_distributions_are_kept_of_what_will_be_drawn(tiny: Model) -> None:
+    """A vocabulary at each position of every item of a large task would fill any memory."""
+    config = DSOConfig(**SMALL | {"steps": 2, "twins_per_step": 1})
+    trainer = Trainer(request(tiny, small_task((4, 4))), config)
+    drawn: set[int] = set()
+    draw = trainer.draws.draw
+
+    def watched(n: int, generator: torch.Generator) -> Any:
+        found = draw(n, generator)
+        drawn.update(found[0])
+        return found
+
+    trainer.draws.draw = watched  # type: ignore[method-assign]
+    assert trainer.run().step == 2
+    kept = {i for i, nodes in enumerate(trainer.ambiguous.nodes) if nodes.numel()}
+    assert kept == drawn
+    assert len(kept) < len(trainer.items)
+
+
 def test_early_stop(tiny: Model) -> None:
     assert len(fit(tiny, {"stop_bias": 2.0, "patience": 2}).history) == 2
     assert len(fit(tiny, {"stop_bias": 0.0, "patience": 2}).history) == 6

@@ -81,9 +81,13 @@ def _json_list(path: Path, text: str) -> list[str]:
 def _cut(text: str) -> list[str]:
     """Pieces of at most LONGEST characters; a longer stretch without white space is cut anyway."""
     pieces = []
-    while len(text) > LONGEST:
-        spaces = [m.start() for m in re.finditer(r"\s", text[: LONGEST + 1])]
+    start = 0  # where the rest begins: to copy it for each piece would take its square
+    while len(text) - start > LONGEST:
+        window = text[start : start + LONGEST + 1]
+        spaces = [m.start() for m in re.finditer(r"\s", window)]
         end = spaces[-1] if spaces else LONGEST
-        pieces.append(text[:end].rstrip())
-        text = text[end:].lstrip()
-    return [*pieces, text] if text else pieces
+        pieces.append(window[:end].rstrip())
+        start += end
+        while text[start].isspace():  # the text ends in none
+            start += 1
+    return [*pieces, text[start:]] if text else pieces

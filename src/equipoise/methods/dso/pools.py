@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +27,7 @@ class Pool:
     Attributes:
         rows: The n rows, all items or all texts.
         nodes: Per row, the base model's next-token log-probabilities at its decision positions,
-            [positions, V] in the model's dtype.
+            [positions, V] in the model's dtype; empty of rows that were not to be kept.
         options: float32 [n, K]; the base model's option scores.
     """
 
@@ -44,9 +44,19 @@ def item_pool(
     items: Sequence[Item],
     normalise: Normalise = "sum",
     progress: Progress | None = None,
+    kept: Collection[int] | None = None,
 ) -> Pool:
-    """Encode items and score them with the base model; ``progress`` hears of those just done."""
-    return _with_base(model, encode_items(model, items), normalise, progress)
+    """Encode items and score them with the base model.
+
+    Args:
+        model: The model, with nothing attached.
+        items: The items.
+        normalise: An option's score is the sum or the mean of its tokens' log-probabilities.
+        progress: Hears of those just done.
+        kept: Which of them the distributions are kept of (a vocabulary for every position would
+            fill the memory of any device in a large task); None: of all.
+    """
+    return _with_base(model, encode_items(model, items), normalise, progress, kept)
 
 
 def text_pool(
@@ -69,7 +79,11 @@ def text_pool(
 
 
 def _with_base(
-    model: Model, rows: Sequence[Encoded], normalise: Normalise, progress: Progress | None
+    model: Model,
+    rows: Sequence[Encoded],
+    normalise: Normalise,
+    progress: Progress | None,
+    kept: Collection[int] | None = None,
 ) -> Pool:
     width = max((len(row.suffixes) for row in rows), default=1) or 1
     options = torch.full((len(rows), width), float("-inf"), device=model.device)
@@ -81,7 +95,8 @@ def _with_base(
             found, index = score(model.hf, batch), batch.index
             options[index, : found.options.shape[1]] = found.scored(normalise)
             for j, i in enumerate(index):
-                nodes[i] = found.nodes[found.row == j].to(weights_dtype(model.hf))
+                if kept is None or i in kept:
+                    nodes[i] = found.nodes[found.row == j].to(weights_dtype(model.hf))
             if progress is not None:
                 progress(len(index))
     return Pool(tuple(rows), tuple(nodes), options)

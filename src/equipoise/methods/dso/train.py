@@ -58,11 +58,14 @@ class Trainer:
         anchors = request.anchors
         of = len(self.items) + len(anchors.items) + len(anchors.texts)
         told = counting(request.report, "base", of)
-        self.ambiguous = item_pool(model, self.items, request.normalise, told)
+        self.draws = Stratified(self.items)
+        drawn = {
+            row for step in range(config.steps) for row in self._twins(self._generator(step))[0]
+        }
+        self.ambiguous = item_pool(model, self.items, request.normalise, told, drawn)
         self.anchors = AnchorPools(request, config, told)
         width = self.ambiguous.options.shape[1]
         self.labels = Labels.of(self.items, request.task.target, width)
-        self.draws = Stratified(self.items)
         abstain = self.labels.abstain.to(model.device)
         self.base_abstention = (self.ambiguous.options.softmax(-1) * abstain).sum(-1)
         steering = Steering.identity(
@@ -130,10 +133,18 @@ class Trainer:
         self._opens = ask(self.ambiguous.rows)
         self.anchors.opens = ask(self.anchors.items.rows), ask(self.anchors.texts.rows)
 
+    def _generator(self, step: int) -> torch.Generator:
+        """All randomness of a step."""
+        return torch.Generator().manual_seed(self.request.seed * 1_000_003 + step)
+
+    def _twins(self, generator: torch.Generator) -> tuple[list[int], list[int], list[int]]:
+        """A step's rows, and of each its context and its twin: the first that is drawn."""
+        return self.draws.draw(self.config.twins_per_step, generator)
+
     def _step(self) -> dict[str, float]:
         config, state, device = self.config, self.state, self.model.device
-        generator = torch.Generator().manual_seed(self.request.seed * 1_000_003 + state.step)
-        rows, context, twin = self.draws.draw(config.twins_per_step, generator)
+        generator = self._generator(state.step)
+        rows, context, twin = self._twins(generator)
         anchors = self.anchors.draw(generator)
         labels = self.labels.abstain[rows].to(device)
         align, partner = pair_up([self.items[i] for i in rows], twin, labels.shape[1])
