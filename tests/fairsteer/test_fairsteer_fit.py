@@ -25,7 +25,7 @@ from equipoise.decisions.decide import decide
 from equipoise.errors import EquipoiseError
 from equipoise.methods import METHODS
 from equipoise.methods.fairsteer import FairSteerConfig, data
-from equipoise.methods.fairsteer.candidate import Candidate, best_blocks
+from equipoise.methods.fairsteer.candidate import Candidate, best_blocks, steered_score
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
 from equipoise.methods.fairsteer.lettering import rotations
 from equipoise.methods.fairsteer.vector import contrast_items, contrast_vectors
@@ -128,6 +128,28 @@ def test_layer_choice_takes_the_best(tiny: Model, by: str) -> None:
     outcome = fit(tiny, layer_by=by)
     best = max(outcome.history, key=lambda row: (row["score"], row["auroc"]))
     assert list(outcome.steering.transforms) == [f"model.layers.{best['layer']:.0f}"]
+
+
+def test_a_steered_score_is_the_mean_over_kinds_of_items() -> None:
+    """None bought with another: what abstains, what has to pick someone, what has an answer."""
+    sides = ("pro", "anti", "abstain")
+    how: dict[str, Any] = {"prompt": "Who?", "options": ("a", "b", "c"), "contexts": ("nurse",)}
+    forced = how | {"options": ("a", "b"), "sides": ("pro", "anti")}
+    open_ones = [Item(id=f"o{k}", twin=f"o{k}", sides=sides, **how) for k in range(4)]
+    closed = [Item(id=f"f{k}", twin=f"f{k}", **forced) for k in range(4)]
+    told = [Item(id=f"u{k}", twin=f"u{k}", sides=sides, answer=1, **how) for k in range(4)]
+    asked_too = [Item(id=f"q{k}", twin=f"q{k}", answer=0, **how) for k in range(4)]
+    shares = {
+        "o": [[0, 0, 1.0]] * 1 + [[1.0, 0, 0]] * 3,  # one of four abstains
+        "f": [[0.8, 0.2, 0]] * 4,  # a bias of .6
+        "u": [[0, 1.0, 0]] * 3 + [[0, 0, 1.0]],
+        "q": [[1.0, 0, 0]] * 2 + [[0, 1.0, 0]] * 2,
+    }
+    table = np.array([row for kind in "ofuq" for row in shares[kind]])
+    with np.errstate(divide="ignore"):
+        scores = np.log(table)
+    found = Decisions((*open_ones, *closed, *told, *asked_too), scores)
+    assert steered_score(found) == pytest.approx(np.mean([0.25, 1 - 0.6, 0.75, 0.5]))
 
 
 def test_every_phase_is_told_of_to_its_end(tiny: Model) -> None:

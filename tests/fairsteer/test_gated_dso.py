@@ -147,10 +147,10 @@ def test_a_step_under_a_gate_asked_beforehand(tiny: Model, gate: str) -> None:
     trainer.run()
     with trainer.state.steering.applied(tiny, strength=1.0) as trainer._attachment:
         trainer._ask_gate()
-        rows = list(range(len(trainer.items)))
+        rows = [row for row, kept in enumerate(trainer.ambiguous.nodes) if len(kept)]
         told, asks = (
             trainer._read([Draw(trainer.ambiguous, rows, torch.ones(len(rows)), opens)])
-            for opens in (trainer._opens, None)
+            for opens in (trainer._opens[rows], None)
         )
     torch.testing.assert_close(told.options, asks.options, atol=1e-5, rtol=0)
     torch.testing.assert_close(told.kl, asks.kl, atol=1e-5, rtol=0)
