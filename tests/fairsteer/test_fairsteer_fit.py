@@ -99,6 +99,32 @@ def test_clean_never_sees_the_test_split_and_released_does(tiny: Model) -> None:
     assert "not held out" in fit(tiny, preset="as-released", layer=0).notes[-1]
 
 
+def test_released_mixes_all_anchors_anew_for_each_seed(tiny: Model) -> None:
+    drawn = []
+    for seed in (0, 1):
+        request = asked(tiny, seed=seed)
+        sides = data.pools(request, FairSteerConfig(preset="as-released"))
+        questions = [p for side in sides for kind in side.anchors.values() for p in kind]
+        given = {
+            i for i in (*request.anchors.items, *request.held_out_anchors.items) if not i.sides
+        }
+        assert set(questions) == given
+        assert len(questions) == len(given)
+        assert len(sides[0].items) == round(0.8 * len(request.task.items))
+        drawn.append(sides[0].items)
+    assert set(drawn[0]) != set(drawn[1])
+
+
+def test_a_limit_of_items_draws_by_the_seed(tiny: Model) -> None:
+    def drawn(seed: int) -> list[tuple[Item, ...]]:
+        sides = data.pools(asked(tiny, seed=seed), FairSteerConfig(max_items=12))
+        assert [len(side.items) for side in sides] == [12, 12]
+        return [side.items for side in sides]
+
+    assert drawn(0) == drawn(0)
+    assert all(one != other for one, other in zip(drawn(0), drawn(1), strict=True))
+
+
 def test_clean_fit_does_not_depend_on_test_items(tiny: Model) -> None:
     task = lettered_task()
     kept = task.with_items(i for i in task.items if i.split != "test")
