@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equipoise.decisions import Decisions
 from equipoise.errors import EquipoiseError
-from equipoise.fairness import per_occupation_bias
+from equipoise.fairness import by_context, per_occupation_bias
 from equipoise.methods.dso.pools import Labels, Stratified
 from equipoise.methods.dso.reward import Majority, rewards
 from equipoise.tasks.item import Item
@@ -219,3 +219,22 @@ def test_every_twin_of_a_context_is_drawn_as_often() -> None:
     rows, _, _ = draws.draw(7000, torch.Generator().manual_seed(0))
     counts = np.bincount(rows) / 1000
     assert np.abs(counts - 1).max() < 0.15
+
+
+def test_each_context_counts_a_twin_by_its_own_items() -> None:
+    """As the metric does: one item about nurses and three about doctors are a twin of either."""
+    told = [("t1", "nurse", 0.9), *[("t1", "doctor", 0.5)] * 3, ("t2", "nurse", 0.3)]
+    how = {"prompt": "Who?", "options": ("a", "b"), "sides": ("pro", "anti")}
+    items = [
+        Item(id=str(i), twin=twin, contexts=(context,), **how)
+        for i, (twin, context, _) in enumerate([*told, ("t3", "doctor", 0.5)])
+    ]
+    pro = torch.tensor([share for *_, share in told] + [0.5])
+    scores = torch.stack([pro, 1 - pro], 1).log()
+    majority = Majority(items, ["doctor", "nurse"], Labels.of(items, None, 2), scores)
+    wanted = by_context(Decisions(tuple(items), scores.double().numpy()))["nurse"]["difference"]
+    assert wanted["estimate"] == pytest.approx(0.2)
+    nurse = majority.excess()[1]
+    assert float(nurse[0] - nurse[1]) / 2 == pytest.approx(0.2)
+    moved = majority.observe([0, 4], [1, 1], torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+    assert moved.abs().max() == pytest.approx(0, abs=1e-6)

@@ -115,6 +115,17 @@ def test_projection_stops_at_the_first_break() -> None:
     assert 0.33 < strength <= 0.35  # .7 and above hold too, but not all the way there
 
 
+@pytest.mark.parametrize("overshot", [3.0, 40.0, 500.0])
+def test_a_map_that_overshot_far_is_shrunk_no_more_than_it_must(overshot: float) -> None:
+    """KL grows with the square of the strength: the budget is met at 1 / overshot."""
+    budget = Budget(0.5, 0.07)
+    strength, kl = largest_within(
+        budget, lambda ws: [(0.0, 0.07 * (w * overshot) ** 2) for w in ws]
+    )
+    assert 0.95 / overshot <= strength <= 1 / overshot
+    assert budget.holds(kl)
+
+
 @pytest.mark.parametrize(("kl", "expected"), [(0.0, 1.0), (float("nan"), 0.0)])
 def test_projection_at_the_ends(kl: float, expected: float) -> None:
     found, _ = largest_within(Budget(0.3, 0.02), lambda ws: [(kl, 0.0)] * len(ws))

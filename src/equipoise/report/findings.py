@@ -178,8 +178,9 @@ def _mass(study: Study, row: Row) -> Finding | None:
         "warning",
         "The model would rarely give one of these answers",
         f"The options hold {mass.estimate:.2g} of the probability on average{_where(study, row)} "
-        f"({least:.2g} at least): the figures compare answers it seldom gives. Sentence endings "
-        "and other long options always hold little; letters or single words should not.",
+        f"({least:.2g} at least): the figures compare answers it seldom gives, and what is "
+        "certified for sampled answers does not bound them. Sentence endings and other long "
+        "options always hold little; letters or single words should not.",
     )
 
 

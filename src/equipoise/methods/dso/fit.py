@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise.decisions.decide import decide, score_texts
 from equipoise.methods.dso.config import DSOConfig
-from equipoise.methods.dso.projection import Budget, largest_within, rescale
+from equipoise.methods.dso.projection import SMALLEST, Budget, largest_within, rescale
 from equipoise.methods.dso.sparsity import keep_top_share
 from equipoise.methods.dso.train import Trainer
 from equipoise.methods.method import Anchors, FitOutcome, FitRequest, counting, evenly, some_items
@@ -56,8 +56,9 @@ def fit(request: FitRequest, config: DSOConfig) -> FitOutcome:
         rescale(steering, strength)
         if strength == 0:
             warnings.warn(
-                "dso: no part of the trained map keeps the KL budgets, so the steering is empty "
-                "and changes nothing (raise kl_anchor or kl_ambiguous, or lower learning_rate)",
+                f"dso: not even {SMALLEST:.1g} of the trained map keeps the KL budgets, so the "
+                "steering is empty and changes nothing (raise kl_anchor or kl_ambiguous, or lower "
+                "learning_rate)",
                 stacklevel=2,
             )
         how = "held" if strength == 1 else f"ω = 1 is {strength:.3g} of the trained map"

@@ -16,7 +16,10 @@ from equipoise.methods.dso.sparsity import parts
 from equipoise.steering import Steering
 
 _GRID = (0.5, 0.75, 1.0)
-_BISECTIONS = 5
+_BISECTIONS, _MOST = 5, 10
+_PRECISION = 0.05  # of the strength found: of a map that overshot 50 times, 1/64 would be too much
+SMALLEST = _GRID[0] / 2**_MOST
+"""The least share of a map that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,18 @@ Measure = Callable[[list[float]], list[tuple[float, float]]]
 def largest_within(budget: Budget, measure: Measure) -> tuple[float, tuple[float, float]]:
     """The largest strength within budget, with the KL measured there.
 
-    Checks a grid; where a budget breaks between two of its points, bisects between them. At
-    strength 0 the steered model is the base, whose KL to itself is 0.
+    Checks a grid; where a budget breaks between two of its points, bisects between them, until it
+    is known to a twentieth of itself. At strength 0 the steered model is the base, whose KL to
+    itself is 0.
     """
     found = [(0.0, 0.0), *measure(list(_GRID))]
     broken = next((i for i, kl in enumerate(found) if not budget.holds(kl)), None)
     if broken is None:
         return 1.0, found[-1]
     low, high, at_low = (0.0, *_GRID)[broken - 1], _GRID[broken - 1], found[broken - 1]
-    for _ in range(_BISECTIONS):
+    for done in range(_MOST):
+        if done >= _BISECTIONS and high - low <= _PRECISION * low:
+            break
         middle = (low + high) / 2
         (kl,) = measure([middle])
         if budget.holds(kl):

@@ -32,15 +32,16 @@ class Majority:
         self, items: Sequence[Item], contexts: Sequence[str], labels: Labels, options: Tensor
     ) -> None:
         number = {context: c for c, context in enumerate(contexts)}
-        pairs = [(number[c], i) for i, item in enumerate(items) for c in item.contexts]
-        self._context = torch.tensor([c for c, _ in pairs])
-        self._item = torch.tensor([i for _, i in pairs])
+        pairs = [(i, number[c]) for i, item in enumerate(items) for c in item.contexts]
+        self._item = torch.tensor([i for i, _ in pairs])
+        self._context = torch.tensor([c for _, c in pairs])
         self._contexts = len(contexts)
         self._labels = labels
-        members = Counter(item.twin for item in items)
-        self._weight = torch.tensor([1.0 / members[item.twin] for item in items])
+        members = Counter((items[i].twin, c) for i, c in pairs)
+        self._weights = {(i, c): 1.0 / members[items[i].twin, c] for i, c in pairs}
+        self._weight = torch.tensor([self._weights[pair] for pair in pairs])
         self.deviation = deviations(options.softmax(-1).cpu(), labels.group, labels.wanted)
-        wanted = self._mean(labels.wanted[self._item], self._item, self._context)
+        wanted = self._mean(labels.wanted[self._item], self._weight, self._context)
         self._room = (1 - wanted).clamp(min=1e-6)
         self._offered = (wanted > 0).sum(-1).clamp(min=2)
 
@@ -53,7 +54,8 @@ class Majority:
         index, groups = torch.as_tensor(rows), torch.as_tensor(context)
         labels = self._labels
         fresh = deviations(probabilities.detach().cpu(), labels.group[index], labels.wanted[index])
-        moved = self._mean(fresh - self.deviation[index], index, groups)
+        weight = torch.tensor([self._weights[pair] for pair in zip(rows, context, strict=True)])
+        moved = self._mean(fresh - self.deviation[index], weight, groups)
         now = self._now() + moved
         self.deviation[index] = fresh
         return (now / self._room)[groups]
@@ -66,11 +68,16 @@ class Majority:
         return self._now() / self._room
 
     def _now(self) -> Tensor:
-        return self._mean(self.deviation[self._item], self._item, self._context)
+        return self._mean(self.deviation[self._item], self._weight, self._context)
 
-    def _mean(self, values: Tensor, item: Tensor, context: Tensor) -> Tensor:
-        """Mean over each context's twins of items' values (0 where none is), [contexts, G]."""
-        weight = self._weight[item]
+    def _mean(self, values: Tensor, weight: Tensor, context: Tensor) -> Tensor:
+        """Mean over each context's twins of items' values (0 where none is), [contexts, G].
+
+        Args:
+            values: float32 [m, G]; of an item in one of its contexts each.
+            weight: float32 [m]; one over the items of its twin in that context.
+            context: int64 [m].
+        """
         total = torch.zeros(self._contexts, values.shape[1])
         total.index_add_(0, context, weight[:, None] * values)
         count = torch.bincount(context, weight, minlength=self._contexts)
