@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fairsteer_runs import asked, fit
+from fairsteer_runs import asked, fit, openings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lettered_task import lettered_task
@@ -29,12 +29,14 @@ from equipoise.methods.fairsteer.candidate import Candidate, best_blocks, steere
 from equipoise.methods.fairsteer.labels import AMBIGUOUS, UNAMBIGUOUS, kinds_of
 from equipoise.methods.fairsteer.lettering import rotations
 from equipoise.methods.fairsteer.vector import contrast_items, contrast_vectors
-from equipoise.methods.gating.build import build_gate
+from equipoise.methods.gating.build import GateOptions, build_gate
 from equipoise.methods.gating.examples import POSITIVE
 from equipoise.models import Model
 from equipoise.steering import ProbeGate, Steering
 from equipoise.tasks import Item
 from equipoise.tasks.letters import LETTERS, lettered
+
+FIT = import_module("equipoise.methods.fairsteer.fit")  # the package's name is the function's
 
 # ---- identities
 
@@ -156,6 +158,60 @@ def test_layer_choice_takes_the_best(tiny: Model, by: str) -> None:
     assert list(outcome.steering.transforms) == [f"model.layers.{best['layer']:.0f}"]
 
 
+def test_a_gate_is_fitted_as_asked(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def watched(*given: Any, **how: Any) -> Any:
+        seen.append((given[3], how))
+        return build_gate(*given, **how)
+
+    monkeypatch.setattr(FIT, "build_gate", watched)
+    how = {"unit": "token", "false_firing": 0.1, "standardise": False, "balance": False}
+    fit(tiny, gate="soft", penalty=0.3, **how)
+    own = frozenset({AMBIGUOUS, UNAMBIGUOUS})
+    wanted = GateOptions(soft=True, c=0.3, hard=own, **how)
+    assert seen == [(wanted, {"tried": 2})] * 2
+
+
+def test_a_vector_is_drawn_by_the_seed_and_layers_are_judged_as_scores_are(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Any] = []
+
+    def watched(*given: Any, **how: Any) -> Any:
+        judged.append(how["normalise"])
+        return decide(*given, **how)
+
+    monkeypatch.setattr(FIT, "decide", watched)
+    config = METHODS.get("fairsteer").configure(per_context=2, alpha=0.5, force_gate=True)
+    drawn = []
+    for seed in (0, 3):
+        request = asked(tiny, seed=seed, normalise="mean")
+        ((site, transform),) = FIT.fit(request, config).steering.transforms.items()
+        items = contrast_items(
+            data.pools(request, config)[0].items, 2, seed=seed, permute=config.permute
+        )
+        letterings = 3 if config.permute else 1
+        assert len(items) == 2 * len({c for i in items for c in i.contexts}) * letterings
+        (v,) = contrast_vectors(tiny, items, [site])
+        torch.testing.assert_close(transform.v, 0.5 * v)
+        drawn.append({item.twin for item in items})
+    assert drawn[0] != drawn[1]
+    assert set(judged) == {"mean"}
+
+
+def test_the_rate_told_of_a_gate_is_of_the_block_it_reads(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FIT, "best_blocks", lambda candidates, n, gates: [candidates[-1]])
+    outcome = fit(tiny, unit="row")
+    asked_of = [i for i in lettered_task().split("validation") if i.ambiguous]
+    opens = openings_of(tiny, outcome.steering, asked_of)
+    assert outcome.steering.info.extra["ambiguous_rate"]["estimate"] == pytest.approx(
+        np.mean(opens)
+    )
+
+
 def test_a_steered_score_is_the_mean_over_kinds_of_items() -> None:
     """None bought with another: what abstains, what has to pick someone, what has an answer."""
     sides = ("pro", "anti", "abstain")
@@ -238,7 +294,7 @@ def test_only_the_gate_must_beat_chance(tiny: Model, monkeypatch: pytest.MonkeyP
         gate, report = build_gate(site, *args, **known)
         return gate, replace(report, p_value=0.0 if site in able else 1.0)
 
-    monkeypatch.setattr(import_module("equipoise.methods.fairsteer.fit"), "build_gate", built)
+    monkeypatch.setattr(FIT, "build_gate", built)
     outcome = fit(tiny, n_layers=2, layer_by="probe", force_gate=False)
     assert list(outcome.steering.transforms) == ["model.layers.0", "model.layers.1"]
     assert any("probes of 1 of 2 blocks do not beat chance" in note for note in outcome.notes)
@@ -357,8 +413,7 @@ def test_probes_at_chance_are_refused_before_blocks_are_tried(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading_only_letters(tiny)
-    module = import_module("equipoise.methods.fairsteer.fit")
-    monkeypatch.setattr(module._Fit, "_score", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(FIT._Fit, "_score", Mock(side_effect=AssertionError))
     with pytest.raises(EquipoiseError, match=r"does not beat chance.*at the best of 2 sites"):
         fit(tiny, permute=False, layer_by="accuracy", force_gate=False)
 
