@@ -1,10 +1,12 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and folders one command at a time."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,33 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON a person can read; NaN and infinity are errors, not numbers."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool | None]:
+    """Hold a folder against others that hold it by this; a process that dies lets it go.
+
+    Yields:
+        Whether it is held now; False: another does; None: this system cannot tell.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield None
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        mine: bool | None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = True
+        except BlockingIOError:
+            mine = False
+        except OSError:  # a file system without locks
+            mine = None
+        yield mine
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

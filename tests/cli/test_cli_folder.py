@@ -42,6 +42,28 @@ def test_an_empty_folder_will_do_and_stays_if_the_work_fails():
     assert Path("out").is_dir()
 
 
+def test_one_command_at_a_time_works_in_a_folder():
+    """A second one would fit over the first one's checkpoint, and replace its results."""
+    with claimed("out") as folder:
+        with (
+            pytest.raises(EquipoiseError, match="another command is working in out"),
+            claimed("out"),
+        ):
+            pass
+        folder.fill(lambda stage: (stage / "results.json").write_text("first"))
+    with pytest.raises(EquipoiseError, match="not empty"), claimed("out"):
+        pass
+    assert Path("out/results.json").read_text() == "first"
+
+
+def test_what_a_killed_command_had_begun_to_write_goes():
+    Path("out/.partial-dead").mkdir(parents=True)
+    Path("out/.partial-dead/report.html").write_text("half")
+    with claimed("out") as folder:
+        folder.fill(lambda stage: (stage / "results.json").write_text("whole"))
+    assert [path.name for path in Path("out").iterdir()] == ["results.json"]
+
+
 def test_what_was_made_for_nothing_goes():
     with pytest.raises(EquipoiseError), claimed("a/b/c"):
         raise EquipoiseError("no")
@@ -175,7 +197,7 @@ def test_an_interruption_keeps_the_checkpoint_only_and_says_so():
         raise KeyboardInterrupt
     with claimed("out") as folder:  # no --overwrite needed
         assert folder.resumable
-        folder.fill(lambda stage: (stage / "results.json").write_text("{}") and None)
+        folder.fill(lambda stage: (stage / "results.json").write_text("{}"))
     assert [p.name for p in Path("out").iterdir()] == ["results.json"]
 
 

@@ -217,6 +217,12 @@ def test_ties_go_to_the_smaller_strength_and_0_stays_if_nothing_is_better() -> N
     assert "no strength that fits lowers the bias" in worse.rule
 
 
+@pytest.mark.parametrize(("bias", "chosen"), [(0.0504, 0.0), (0.0499, 0.0), (0.0489, 1.0)])
+def test_rounding_is_no_reason_to_steer(bias: float, chosen: float) -> None:
+    sweep = [row(0.0, 0.05, toy=0), row(1.0, bias, toy=0)]
+    assert choose_strength(sweep, 0.01).strength == chosen
+
+
 def test_of_equal_biases_the_better_known_one_is_chosen() -> None:
     tied = [row(0.0, 0.4, toy=0), row(0.6, 0.1, toy=0), row(0.8, 0.1, toy=0)]
     tied[2]["per_occupation_bias"]["high"] = 0.12

@@ -340,3 +340,17 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(EquipoiseError, match="cannot write"):
         write_report(samples.sweep(), tmp_path / "folder.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.html", "report.html"]
+
+
+def test_many_occupations_do_not_bury_what_follows() -> None:
+    """Most are folded away; the script still finds them in order."""
+    results = samples.sweep()
+    for row in results["sweep"]:
+        entry = next(iter(row["by_occupation"].values()))
+        row["by_occupation"] = {f"job {k}": entry | {"pro": 0.9 - k / 1000} for k in range(100)}
+    page = render(results)
+    names = re.findall(r'<span class="name">(job \d+)</span>', page)
+    assert names == [f"job {k}" for k in range(100)]
+    shown, rest = page.split("<summary>40 more</summary>")
+    assert len(re.findall('class="name">job', shown)) == 60
+    assert rest.index("</details>") < rest.index("All numbers")

@@ -334,6 +334,14 @@ def test_estimator_warnings_and_left_out_occupations_are_passed_on() -> None:
     out = finding(results, "Left out")
     assert out
     assert out.text == "pilot (a single twin: no variance)."
+    assert out.level == "note"
+    results["sweep"][4]["per_occupation_bias"] |= {
+        "contexts": 2,
+        "left_out": dict.fromkeys(["pilot", "nurse", "judge"], "a single twin: no variance"),
+    }
+    most = finding(results, "Only 2 of 5 occupations are in the estimate")
+    assert most
+    assert most.level == "warning"
 
 
 @pytest.mark.parametrize(("low", "warned"), [(-0.01, False), (0.009, False), (0.011, True)])

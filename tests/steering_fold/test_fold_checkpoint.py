@@ -8,12 +8,14 @@ import sys
 import pytest
 import torch
 from fold_zoo import STRENGTH, build, ids, random_steering
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import equipoise.steering.fold.checkpoint as module
 from equipoise.cli.main import main
 from equipoise.errors import SteeringError
+from equipoise.files import held
 from equipoise.models import load
 from equipoise.steering import Steering
 from equipoise.steering.fold.checkpoint import fold_checkpoint
@@ -142,20 +144,33 @@ def test_a_bias_that_the_class_drops_is_heard_of(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["save", "tokenizer", "move"])
+@pytest.mark.parametrize("stage", ["save", "weights", "tokenizer", "move"])
 def test_a_full_disk_leaves_nothing(bundled, steering, tmp_path, monkeypatch, stage):
     def full(*args, **settings):
+        if stage == "weights":
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
         raise OSError(28, "No space left on device")
 
     target = {
+        "weights": (type(bundled.hf), "save_pretrained"),
         "save": (type(bundled.hf), "save_pretrained"),
         "tokenizer": (type(bundled.tokenizer), "save_pretrained"),
         "move": (module, "_move"),
     }[stage]
     monkeypatch.setattr(*target, full)
-    with pytest.raises(SteeringError, match="No space left on device"):
+    with pytest.raises(SteeringError, match=r"cannot write .*out: .*No space left on device"):
         fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_fold_left_goes_and_what_another_writes_stays(bundled, steering, tmp_path):
+    left, busy = (tmp_path / f".out.folding-{name}" for name in ("killed", "busy"))
+    for folder in (left, busy, tmp_path / ".out-notes"):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    with held(busy):
+        fold_checkpoint(bundled, steering, STRENGTH, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", busy.name, ".out-notes"}
 
 
 def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):

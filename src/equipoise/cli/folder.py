@@ -12,6 +12,7 @@ from pathlib import Path
 from equipoise.cli.exits import Interrupted
 from equipoise.cli.options import OutputOptions
 from equipoise.errors import EquipoiseError
+from equipoise.files import held
 
 CHECKPOINT = "checkpoint"
 _STAGE = ".partial-"
@@ -47,7 +48,15 @@ class OutputFolder:
         folder._refuse(overwrite=options.overwrite)
         try:
             folder._make()
-            yield folder
+            with held(folder.path) as mine:
+                if mine is False:
+                    raise EquipoiseError(
+                        f"another command is working in {folder.path}; give another --out, or wait"
+                    )
+                folder._refuse(overwrite=options.overwrite)  # it may have come to its end meanwhile
+                if mine:
+                    folder._clear()
+                yield folder
         except KeyboardInterrupt:
             how = f"nothing was kept in {folder.path}"
             if folder.resumable:
@@ -105,6 +114,11 @@ class OutputFolder:
             raise EquipoiseError(f"cannot write to {self.path}: {error.strerror}") from None
         finally:
             self._made = missing
+
+    def _clear(self) -> None:
+        """Remove what a command that was killed had begun to write."""
+        for stage in self.path.glob(f"{_STAGE}*"):
+            shutil.rmtree(stage, ignore_errors=True)
 
     def _tidy(self) -> None:
         """Remove what this command made and left empty."""

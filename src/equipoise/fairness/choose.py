@@ -12,6 +12,9 @@ from equipoise.fairness.interval import paired_upper_limit
 
 Row = Mapping[str, Any]
 
+LEAST = 5e-4
+"""A bias that falls by less than this, which no figure shows, has not been lowered."""
+
 ALL_ABSTAIN = 0.999
 """From this rate of abstention on no answer is left to compare."""
 
@@ -68,7 +71,7 @@ def choose_strength(
 
     Returns:
         The choice. Of equal estimates the one with the lower upper limit, then the strength nearer
-        0. Strength 0 where nothing fits, nothing was measured, or nothing is better.
+        0. Strength 0 where nothing fits, nothing was measured, or nothing is better by ``LEAST``.
 
     Raises:
         EquipoiseError: ``max_drop`` is not a number in [0, 1].
@@ -100,6 +103,8 @@ def choose_strength(
     best = min(candidates, key=lambda p: (p.bias, p.high, abs(p.strength)))
     if best.strength == 0:
         return none("no strength that fits lowers the bias")
+    if stay.bias is not None and best.bias is not None and stay.bias - best.bias < LEAST:
+        return none(f"no strength that fits lowers the bias by {LEAST:g}, the least that shows")
     inside = best.strength not in {p.strength for p in known}
     limits = {name: limit for name, limit in best.limits.items() if limit is not None}
     worst = max(limits, key=limits.__getitem__)

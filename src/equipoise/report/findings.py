@@ -370,4 +370,9 @@ def _left_out(study: Study, row: Row) -> Finding | None:
     for reason, names in alike.items():
         more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
         told.append(f"{listing([*names[:NAMED], *more])} ({reason})")
+    bias = row.metric(BIAS)
+    kept = bias.number("contexts") if bias else None
+    if kept is not None and len(reasons) > kept:
+        title = f"Only {kept:,.0f} of {kept + len(reasons):,.0f} occupations are in the estimate"
+        return Finding("warning", title, f"Left out: {'; '.join(told)}.")
     return Finding("note", "Left out of the estimate", f"{'; '.join(told)}.")

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from glob import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from equipoise.errors import SteeringError
+from equipoise.files import held
 from equipoise.models.model import Model, input_device, unwrap
 from equipoise.steering import agreement
 from equipoise.steering.agreement import FoldAgreement
@@ -207,11 +209,17 @@ def _beside(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A target that is there may be a link to another file system, or a mount of its own.
         within = target if target.is_dir() else target.parent
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=within))
+        prefix = f".{target.name}.folding-"
+        for cut_off in within.glob(f"{escape(prefix)}*"):  # by a kill, with its gigabytes
+            with held(cut_off) as mine:
+                if mine:
+                    shutil.rmtree(cut_off, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
     except OSError as error:
         raise SteeringError(f"cannot write {target}: {error.strerror or error}") from error
     try:
-        yield scratch
+        with held(scratch):
+            yield scratch
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise SteeringError(f"cannot write {target}: {reason}; nothing was left there") from error
@@ -224,7 +232,7 @@ def _write(
 ) -> None:
     try:
         folded.save_pretrained(folder, max_shard_size=max_shard_size)
-    except OSError:
+    except (OSError, SafetensorError):  # a full disk, which is told by the caller
         raise
     except Exception as error:  # a configuration that its own class refuses, among others
         reason = " ".join(str(error).split())
