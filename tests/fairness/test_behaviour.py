@@ -90,14 +90,26 @@ def test_twins_align_options_by_text_and_average_pairs_then_twins() -> None:
         item("7", "v", "a", "c"),
         item("8", "", "a", "b"),
     ]
-    table = [(0.7, 0.3), (0.4, 0.6), (0.2, 0.8), (1, 0), (0.9, 0.1), (1, 0), (0, 1), (1, 0)]
+    table = [(0.7, 0.3), (0.1, 0.9), (0.2, 0.8), (1, 0), (0.9, 0.1), (1, 0), (0, 1), (1, 0)]
     found = twin_metrics(decide(items, table))
     assert found is not None
-    pairs = (abs(0.7 - 0.6) + abs(0.7 - 0.2) + abs(0.6 - 0.2)) / 3
+    pairs = (abs(0.7 - 0.9) + abs(0.7 - 0.2) + abs(0.9 - 0.2)) / 3
     assert found["distance"] == pytest.approx((pairs + 0.1) / 2)
     assert found["greedy_flips"] == pytest.approx((2 / 3 + 0) / 2)
     assert (found["twins"], found["n"]) == (2, 5)
     assert twin_metrics(decide(items, table).subset([5, 6, 7])) is None
+
+
+def test_gap_and_twins_take_the_temperature() -> None:
+    """At T, p ∝ p^(1/T): of .8 and .2 at T = 1/2, 16 : 1."""
+    found = sided([("nurse", "t", (0.8, 0.2)), ("nurse", "t", (0.2, 0.8))])
+    for temperature, share in ((1.0, 0.8), (0.5, 16 / 17)):
+        told = twin_metrics(found, temperature=temperature)
+        assert told is not None
+        assert told["distance"] == pytest.approx(2 * share - 1)
+        gap = stereotype_gap(found.subset([0]), temperature=temperature)
+        assert gap is not None
+        assert gap[0].estimate == pytest.approx(2 * share - 1)
 
 
 def test_gap_cancels_opposite_biases_and_clusters_by_twin() -> None:

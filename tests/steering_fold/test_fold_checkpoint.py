@@ -173,6 +173,20 @@ def test_what_a_killed_fold_left_goes_and_what_another_writes_stays(bundled, ste
     assert {path.name for path in tmp_path.iterdir()} == {"out", busy.name, ".out-notes"}
 
 
+def test_the_base_model_is_known_by_another_path_too(bundled, steering, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    bundled.hf.save_pretrained(base)
+    bundled.tokenizer.save_pretrained(base)
+    model = load(str(base))
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    (tmp_path / "link").symlink_to(base)
+    monkeypatch.chdir(tmp_path)
+    for name in ("link", "base", "./link/../base"):
+        with pytest.raises(SteeringError, match="is the base model itself"):
+            fold_checkpoint(model, steering, STRENGTH, name, overwrite=True)
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
+
+
 def test_the_base_model_and_a_used_folder_are_safe(bundled, steering, tmp_path):
     used = tmp_path / "used"
     used.mkdir()
