@@ -699,3 +699,9 @@ def test_bad_method_and_setting_are_named(tiny: Model) -> None:
         fit(tiny, small_task(), "dos")
     with pytest.raises(EquipoiseError, match="did you mean 'steps'"):
         fit(tiny, small_task(), step=3)
+
+
+def test_an_audit_of_a_steered_model_says_so(tiny: Model) -> None:
+    steering = Steering.identity(tiny)
+    with steering.applied(tiny, 1.0), pytest.warns(UserWarning, match="of the steered model"):
+        audit(tiny, small_task())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from equipoise.fairness import choose_strength
 from equipoise.fairness.choose import check_budget
 from equipoise.methods import METHODS, Anchors, FitOutcome, FitRequest
 from equipoise.methods.method import Report, counting, unfit
-from equipoise.models import Model
+from equipoise.models import Model, unwrap
 from equipoise.models.fingerprint import fingerprint
 from equipoise.steering import Steering
+from equipoise.steering.attach.runtime import Runtime
 from equipoise.study.anchors import allowed, anchors_of
 from equipoise.study.arguments import (
     CapabilityLike,
@@ -72,6 +74,10 @@ def audit(
     """
     started = time.perf_counter()
     model, task, capability = a_model(model), a_task(task), capabilities(capability)
+    if Runtime.of(unwrap(model)) is not None:
+        warnings.warn(
+            f"{model.name} has a steering attached: the audit is of the steered model", stacklevel=2
+        )
     if split is None:
         probe = Probe.everything(task, capability)
     else:
