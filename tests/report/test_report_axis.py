@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import report_samples as samples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from equipoise.report.charts import bias_chart
@@ -30,6 +30,7 @@ def test_every_value_lies_on_the_axis(values: list[float], span: float, steps: i
 
 
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=10))
+@example(values=[0.0, 2.2e-311])
 def test_any_finite_numbers_can_be_drawn(values: list[float]) -> None:
     drawn = axis(values, 500.0, 0.0)
     assert drawn.low < drawn.high

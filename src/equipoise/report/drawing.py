@@ -12,6 +12,7 @@ from equipoise.report.view import Metric
 # One unit is a CSS pixel where a chart is drawn at its natural width.
 WIDTH = 520
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 44
+_LEAST = 1e-6  # of a range: beyond it ticks would need more digits than floats have
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def axis(
     """
     known = list(values) or [0.0, 1.0]
     low, high = min(known), max(known)
-    missing = max(span - (high - low), 0.0, 1e-6 if high == low else 0.0)
+    missing = max(max(span, _LEAST) - (high - low), 0.0)
     low, high = low - missing / 2, high + missing / 2
     if low < limits[0]:
         low, high = limits[0], max(high, limits[0] + span)
